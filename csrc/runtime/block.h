@@ -1,0 +1,71 @@
+// Block: the allocator's reference-counted piece of memory behind a storage.
+//
+// A storage's DataPtr holds the user's reference; Recorder, Segments and Plans in flight hold
+// others. When the user's goes, the Block is dead to the user, irrevocably; when the last goes, the
+// memory returns to the allocator. Neither takes a lock or the GIL, so a Block may be dropped on any
+// thread, in any state, also in a forked child (where it does nothing).
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include <c10/core/Allocator.h>
+
+namespace accel::runtime {
+
+struct Block {
+  char* address = nullptr;  // device address, aligned to 64 bytes at least
+  size_t size = 0;          // usable bytes
+  size_t requested = 0;     // bytes the user asked for
+  int device = 0;
+
+  std::atomic<int32_t> references{1};
+  std::atomic<bool> user_alive{true};
+
+  // The last recorded Node that writes it, as (stream, sequence number): what a value has to wait
+  // for. Written under the stream's recorder lock.
+  std::atomic<void*> writer{nullptr};
+  std::atomic<uint64_t> write_sequence{0};
+
+  // Scratch of Recorder::hand_over and of no one else: the number of this Block in the Segment
+  // with that serial.
+  uint64_t numbered_in = 0;
+  int32_t number = 0;
+
+  // Set by the allocator.
+  Block* next_free = nullptr;
+  void* arena = nullptr;
+
+  void retain() { references.fetch_add(1, std::memory_order_relaxed); }
+  void drop();  // returns the memory with the last reference
+};
+
+// The Block behind a DataPtr of the accel allocator, or null for memory from elsewhere.
+Block* block_of(const c10::DataPtr& pointer);
+
+// An owning reference.
+class BlockReference {
+ public:
+  BlockReference() = default;
+  explicit BlockReference(Block* block) : block_(block) {
+    if (block_) block_->retain();
+  }
+  BlockReference(const BlockReference& other) : BlockReference(other.block_) {}
+  BlockReference(BlockReference&& other) noexcept : block_(other.block_) { other.block_ = nullptr; }
+  BlockReference& operator=(BlockReference other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~BlockReference() {
+    if (block_) block_->drop();
+  }
+  Block* get() const { return block_; }
+  Block* operator->() const { return block_; }
+  explicit operator bool() const { return block_ != nullptr; }
+
+ private:
+  Block* block_ = nullptr;
+};
+
+}  // namespace accel::runtime
