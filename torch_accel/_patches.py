@@ -1,0 +1,36 @@
+"""What torch 2.13 gets wrong for every renamed PrivateUse1 device and no registration can mend.
+Each patch says what is wrong and when it can go."""
+
+import functools
+
+import torch
+
+
+def apply() -> None:
+    _patch_dlpack()
+
+
+def _patch_dlpack() -> None:
+    # Tensor.__dlpack_device__ compares the device type with the literal "privateuse1", so it raises
+    # for a renamed device (pytorch#195815). And Tensor.__dlpack__ makes the consumer's stream wait
+    # on CUDA only; here the producer's stream is synchronised. Both can go when torch asks the
+    # device module.
+    original_device = torch.Tensor.__dlpack_device__
+    original_export = torch.Tensor.__dlpack__
+
+    @functools.wraps(original_device)
+    def dlpack_device(self):
+        if self.device.type == "accel":
+            from torch.utils.dlpack import DLDeviceType
+
+            return (DLDeviceType.kDLExtDev, self.device.index)
+        return original_device(self)
+
+    @functools.wraps(original_export)
+    def dlpack(self, *args, **kwargs):
+        if self.device.type == "accel":
+            torch.accel.current_stream(self.device).synchronize()
+        return original_export(self, *args, **kwargs)
+
+    torch.Tensor.__dlpack_device__ = dlpack_device
+    torch.Tensor.__dlpack__ = dlpack

@@ -1,0 +1,44 @@
+"""Registers the device "accel" with PyTorch, once. Called by torch_accel/__init__.py only."""
+
+import os
+import sys
+
+import torch
+
+TORCH_VERSION = "2.13.0"  # the extension uses C++ interfaces of exactly this version
+
+_registered = False
+
+
+def register() -> None:
+    """Loads the extension and registers the device. Raises ImportError with the reason."""
+    global _registered
+    if _registered:
+        return
+    version = torch.__version__.split("+")[0]
+    if version != TORCH_VERSION:
+        raise ImportError(
+            f"torch_accel needs torch {TORCH_VERSION}, but torch {version} is installed"
+        )
+    try:
+        from torch_accel import _C  # noqa: F401 - loading it registers the C++ side
+    except ModuleNotFoundError as error:
+        if error.name != "torch_accel._C":
+            raise
+        raise ImportError(
+            f"the compiled part of torch_accel is missing in {os.path.dirname(__file__)}; if that is "
+            f"the source tree, run `make build` there or start Python from another folder"
+        ) from error
+
+    torch.utils.rename_privateuse1_backend("accel")
+
+    from torch_accel import _patches, accel, dynamo
+
+    torch._register_device_module("accel", accel)
+    # `import torch.accel.memory` works as `import torch.cuda.memory` does.
+    for name in ("amp", "memory", "random", "streams"):
+        sys.modules[f"torch.accel.{name}"] = getattr(accel, name)
+    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    _patches.apply()
+    dynamo.register_when_imported()
+    _registered = True

@@ -1,0 +1,88 @@
+"""Tells TorchDynamo about the device. Importing torch._dynamo costs seconds, so the interface is
+registered when somebody else imports it."""
+
+import importlib.abc
+import importlib.util
+import sys
+
+import torch
+
+_MODULE = "torch._dynamo.device_interface"
+
+
+def register_when_imported() -> None:
+    """Registers now if Dynamo is loaded, else as soon as it is."""
+    if _MODULE in sys.modules:
+        _register(sys.modules[_MODULE])
+    else:
+        sys.meta_path.insert(0, _AfterImport())
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Lets the next finders import Dynamo's device_interface, registers in it, and is gone."""
+
+    def find_spec(self, name, path, target=None):
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module) -> None:
+            execute(module)
+            _register(module)
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
+def _register(device_interface) -> None:
+    accel = torch.accel
+
+    class AccelInterface(device_interface.DeviceInterface):
+        device = accel.device
+        Event = accel.Event
+        Stream = accel.Stream
+
+        class Worker:
+            set_device = staticmethod(accel.set_device)
+            current_device = staticmethod(accel.current_device)
+            get_device_properties = staticmethod(accel.get_device_properties)
+
+        current_device = staticmethod(accel.current_device)
+        set_device = staticmethod(accel.set_device)
+        exchange_device = staticmethod(torch._C._accelerator_exchangeDevice)
+        maybe_exchange_device = staticmethod(torch._C._accelerator_maybeExchangeDevice)
+        device_count = staticmethod(accel.device_count)
+        is_available = staticmethod(accel.is_available)
+        stream = staticmethod(accel.stream)
+        current_stream = staticmethod(accel.current_stream)
+        set_stream = staticmethod(accel.set_stream)
+        _set_stream_by_id = staticmethod(accel.streams._set_stream_by_id)
+        synchronize = staticmethod(accel.synchronize)
+        get_device_properties = staticmethod(accel.get_device_properties)
+        memory_allocated = staticmethod(accel.memory_allocated)
+
+        @staticmethod
+        def get_raw_stream(device_index: int) -> int:
+            return accel.current_stream(device_index).stream_id
+
+        @staticmethod
+        def get_compute_capability(device=None) -> str:
+            return accel.get_device_properties(device).isa
+
+        @staticmethod
+        def is_bf16_supported(including_emulation: bool = False) -> bool:
+            return True
+
+        @classmethod
+        def is_dtype_supported(cls, dtype: torch.dtype, including_emulation: bool = False) -> bool:
+            return True
+
+        @staticmethod
+        def is_triton_capable(device=None) -> bool:
+            return False
+
+    device_interface.register_interface_for_device("accel", AccelInterface)
+    for index in range(accel.device_count()):
+        device_interface.register_interface_for_device(f"accel:{index}", AccelInterface)
