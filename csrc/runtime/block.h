@@ -14,6 +14,9 @@
 
 namespace accel::runtime {
 
+// Block::device of pinned host memory.
+constexpr int kHost = -1;
+
 struct Block {
   char* address = nullptr;  // device address, aligned to 64 bytes at least
   size_t size = 0;          // usable bytes
@@ -38,11 +41,23 @@ struct Block {
   void* arena = nullptr;
 
   void retain() { references.fetch_add(1, std::memory_order_relaxed); }
-  void drop();  // returns the memory with the last reference
+  void drop() {
+    if (references.fetch_sub(1, std::memory_order_acq_rel) == 1) give_back();
+  }
+
+ private:
+  void give_back();  // the last reference is gone
 };
 
-// The Block behind a DataPtr of the accel allocator, or null for memory from elsewhere.
-Block* block_of(const c10::DataPtr& pointer);
+// The deleter of the allocators' DataPtrs: the user's reference goes.
+void delete_block(void* block);
+
+// The Block behind a DataPtr of the accel allocator (or of pinned host memory: device is kHost), or
+// null for memory from elsewhere and for zero bytes.
+inline Block* block_of(const c10::DataPtr& pointer) {
+  return pointer.get_deleter() == &delete_block ? static_cast<Block*>(pointer.get_context())
+                                                : nullptr;
+}
 
 // An owning reference.
 class BlockReference {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -53,9 +54,16 @@ class Stream {
   // Set once, by csrc/graph, before the stream is used.
   virtual Tail* tail() const = 0;
 
-  // Queues a command and returns its sequence number (1, 2, ...). Waits (releasing the GIL) only
-  // while the in-flight budget of bytes or commands is used up.
+  // Queues a command and returns its sequence number (1, 2, ...). Never waits, so that it may be
+  // called under the recorder's lock.
   virtual uint64_t submit(std::unique_ptr<Command> command) = 0;
+  // Waits (releasing the GIL) while the in-flight budget of bytes or commands is used up. To be
+  // called after submit(), once the recorder's lock is released: a thread that takes the GIL back
+  // under that lock deadlocks with one that holds the GIL and wants the lock.
+  virtual void wait_for_room() {}
+  // To be called by the recorder when it goes from empty to non-empty: an idle worker sleeps
+  // without a timer until then. Costs a few nanoseconds unless the worker has been idle for long.
+  virtual void notice_pending() {}
   virtual uint64_t submitted() const = 0;
   virtual uint64_t completed() const = 0;
 
@@ -67,6 +75,12 @@ class Stream {
   // Hands the tail over; true when nothing is left to run. Raises a pending failure.
   virtual bool query() = 0;
 };
+
+// What may be in flight on a stream before wait_for_room() waits. Two Segments keep a worker busy;
+// the bytes bound how much memory that the user has freed is held by queued work
+// (ACCEL_IN_FLIGHT_BYTES overrides).
+constexpr uint64_t kInFlightCommands = 64;
+constexpr size_t kInFlightBytes = size_t{64} << 20;
 
 // Creates the Tail of a new stream; registered by csrc/graph at load.
 using TailFactory = std::unique_ptr<Tail> (*)(Stream&);
@@ -90,5 +104,13 @@ int waiting_hosts();
 // Counts one wait of the host, with what asked for it ("item", "copy to host", "synchronize"); under
 // ACCEL_LOG=sync prints the Python line.
 void count_wait(const char* reason);
+// The counts since the start or the last reset, by reason.
+std::map<std::string, uint64_t> wait_counts();
+void reset_wait_counts();
+
+// Hands over and waits for what is queued on every stream, for at most two seconds; what is left is
+// then skipped, and the workers end. A later submit() starts its worker again. Called at the exit of
+// the interpreter and of the process.
+void shutdown();
 
 }  // namespace accel::runtime
