@@ -1,0 +1,98 @@
+#include "csrc/graph/executor.h"
+
+#include <c10/util/Exception.h>
+
+#include "csrc/graph/counters.h"
+#include "csrc/graph/graph.h"
+#include "csrc/graph/plan.h"
+#include "csrc/runtime/address.h"
+#include "csrc/runtime/driver.h"
+#include "csrc/runtime/team.h"
+#include "kernels/common/parallel.h"
+
+namespace accel::graph {
+
+namespace {
+
+class SegmentCommand final : public runtime::Command {
+ public:
+  SegmentCommand(runtime::Stream& stream, std::unique_ptr<Segment> segment, bool separately)
+      : stream_(stream), segment_(std::move(segment)), separately_(separately) {}
+
+  void run() override {
+    if (!separately_ || segment_->nodes() == 1) return run(*segment_);
+    const Graph graph = Graph::from(*segment_);
+    for (const Node& node : graph.nodes) run_alone(node);
+  }
+
+  size_t bytes() const override { return segment_->bytes(); }
+
+ private:
+  // One Node of the Segment as a Segment of its own.
+  void run_alone(const Node& node) {
+    auto specs = [&](const std::vector<View>& views) {
+      std::vector<ViewSpec> result;
+      for (const View& view : views) {
+        ViewSpec spec;
+        spec.dtype = view.dtype;
+        if (!view.absent()) {
+          spec.block = segment_->block(view.buffer);
+          spec.dims = static_cast<int>(view.sizes.size());
+          spec.sizes = view.sizes.data();
+          spec.strides = view.strides.data();
+          spec.offset = segment_->offsets()[view.ordinal];
+        }
+        result.push_back(spec);
+      }
+      return result;
+    };
+    const auto outputs = specs(node.outputs), inputs = specs(node.inputs);
+    NodeSpec spec{node.opcode, outputs, inputs, node.attributes,
+                  std::span(segment_->scalars()).subspan(node.first_scalar, node.scalars), nullptr};
+    if (node.host_call >= 0) spec.host_call = std::move(segment_->host_calls()[node.host_call]);
+    Segment alone;
+    alone.append(spec);
+    alone.seal(true);
+    run(alone);
+  }
+
+  void run(const Segment& segment) {
+    const std::shared_ptr<const Plan> plan = plan_cache().get(segment);
+    addresses_.clear();
+    for (size_t i = 0; i < segment.buffers(); ++i) {
+      addresses_.push_back(static_cast<char*>(runtime::host_pointer(segment.block(i)->address)));
+    }
+    host_calls_.clear();
+    for (const auto& call : segment.host_calls()) host_calls_.push_back(call.get());
+    kernels::Fault fault;
+    const runtime::Arguments arguments{addresses_.data(), segment.offsets().data(),
+                                       segment.scalars().data(), host_calls_.data(), &fault};
+    runtime::Driver& driver = runtime::driver();
+    for (const runtime::Launch& launch : plan->launches) {
+      kernels::set_team_width(runtime::elastic_team(stream_.tail()->last_recorded()));
+      driver.launch(launch, arguments);
+      if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
+        C10_THROW_ERROR(IndexError, c10::str("index ", fault.index,
+                                             " is out of range for a dimension of size ",
+                                             fault.bound, " in ", launch.name, " on accel"));
+      }
+    }
+    count(Counter::Launches, static_cast<int64_t>(plan->launches.size()));
+  }
+
+  runtime::Stream& stream_;
+  std::unique_ptr<Segment> segment_;
+  const bool separately_;
+  std::vector<char*> addresses_;
+  std::vector<HostCall*> host_calls_;
+};
+
+}  // namespace
+
+std::unique_ptr<runtime::Command> make_segment_command(runtime::Stream& stream,
+                                                       std::unique_ptr<Segment> segment,
+                                                       bool separately) {
+  return std::make_unique<SegmentCommand>(stream, std::move(segment), separately);
+}
+
+}  // namespace accel::graph

@@ -1,0 +1,433 @@
+// What each Node computes, as values of a ProgramBuilder. The only place that knows the formulas of
+// pointwise and row ops; every formula rounds once, at its output, as the ATen op does.
+#include <cmath>
+#include <numbers>
+
+#include "csrc/graph/program_builder.h"
+
+namespace accel::graph {
+
+namespace {
+
+using kernels::DType;
+using vec::Lane;
+using vec::Op;
+
+// A Node while it is lowered: its inputs in the compute dtype, shorthands for arithmetic in the
+// compute lane.
+class Lowering {
+ public:
+  Lowering(const Node& node, Domain domain, ProgramBuilder& builder)
+      : node_(node),
+        domain_(domain),
+        builder_(builder),
+        compute_(static_cast<DType>(node.attributes.at(0))),
+        lane_(vec::lane_of(compute_)) {}
+
+  void run();
+
+ private:
+  bool has(size_t i) const { return i < node_.inputs.size() && !node_.inputs[i].absent(); }
+  // Input i cast to the compute dtype.
+  Value in(size_t i) { return in(i, domain_); }
+  Value in(size_t i, Domain domain) {
+    return builder_.cast(builder_.input(node_.inputs[i], domain), compute_);
+  }
+  // Input i in its own lane.
+  Value raw(size_t i, Domain domain) { return builder_.input(node_.inputs[i], domain); }
+  Value s(int i) { return builder_.scalar(node_.first_scalar + i, lane_); }
+  Value k(double value) { return builder_.constant(value, lane_); }
+
+  Value op(Op code, Value a, Value b = -1, Value c = -1) {
+    return builder_.apply(code, lane_, a, b, c);
+  }
+  Value add(Value a, Value b) { return op(Op::Add, a, b); }
+  Value sub(Value a, Value b) { return op(Op::Sub, a, b); }
+  Value mul(Value a, Value b) { return op(Op::Mul, a, b); }
+  Value div(Value a, Value b) { return op(Op::Div, a, b); }
+  Value select(Value condition, Value a, Value b) { return op(Op::Select, condition, a, b); }
+  Value sigmoid(Value x) { return op(Op::Sigmoid, x); }
+  Value truth(size_t i) { return builder_.convert(raw(i, domain_), Lane::Bool); }
+  Value logic(Op code, Value a, Value b = -1) { return builder_.apply(code, Lane::Bool, a, b); }
+
+  void out(Value value) { out(0, value, domain_); }
+  void out(size_t i, Value value, Domain domain) {
+    if (i < node_.outputs.size()) builder_.output(node_.outputs[i], domain, value);
+  }
+
+  double reduced_elements() const;
+  Value sum(Value value) { return builder_.reduce(Op::ReduceSum, lane_, value); }
+  Value mean(Value value) { return div(sum(value), k(reduced_elements())); }
+
+  void pointwise();
+  void reduction();
+  void row();
+  void layer_norm();
+  void layer_norm_backward_input();
+  void layer_norm_backward_parameters();
+  void normal();
+
+  const Node& node_;
+  Domain domain_;
+  ProgramBuilder& builder_;
+  DType compute_;
+  Lane lane_;
+};
+
+double Lowering::reduced_elements() const {
+  const View& input = node_.inputs[0];
+  const auto kept = static_cast<size_t>(node_.attributes.at(1));
+  const bool column = family_of(node_) == Family::ColumnReduce;
+  double product = 1;
+  const size_t dims = input.sizes.size();
+  const size_t begin = column ? 0 : kept;
+  const size_t end = column ? dims - kept : dims;
+  for (size_t i = begin; i < end; ++i) product *= static_cast<double>(input.sizes[i]);
+  return product;
+}
+
+void Lowering::run() {
+  switch (family_of(node_)) {
+    case Family::Pointwise:
+      return pointwise();
+    case Family::RowReduce:
+    case Family::ColumnReduce:
+      if (node_.opcode <= Opcode::ReduceVariance) return reduction();
+      return row();
+    default:
+      return;
+  }
+}
+
+void Lowering::pointwise() {
+  constexpr double kSqrtHalf = std::numbers::sqrt2 / 2;
+  constexpr double kInverseSqrtTau = std::numbers::inv_sqrtpi / std::numbers::sqrt2;  // 1/sqrt(2 pi)
+  constexpr double kGeluBeta = std::numbers::sqrt2 * 2 * std::numbers::inv_sqrtpi / 2;  // sqrt(2/pi)
+  constexpr double kGeluKappa = 0.044715;
+  switch (node_.opcode) {
+#define ACCEL_LOWER_UNARY(name) \
+  case Opcode::name:            \
+    return out(op(Op::name, in(0)));
+    ACCEL_UNARY_OPCODES(ACCEL_LOWER_UNARY)
+#undef ACCEL_LOWER_UNARY
+#define ACCEL_LOWER_BINARY(name) \
+  case Opcode::name:             \
+    return out(op(Op::name, in(0), has(1) ? in(1) : s(0)));
+    ACCEL_BINARY_OPCODES(ACCEL_LOWER_BINARY)
+#undef ACCEL_LOWER_BINARY
+    case Opcode::Copy:
+      return out(raw(0, domain_));
+    case Opcode::Fill:
+      return out(s(0));
+    case Opcode::Add:
+    case Opcode::Sub: {
+      // Inputs: a, b or scalar b; scalar alpha unless attribute 1 says that it is one.
+      const bool alpha_is_one = node_.attributes.at(1);
+      Value b = has(1) ? in(1) : s(0);
+      if (!alpha_is_one) b = mul(b, s(has(1) ? 0 : 1));
+      return out(op(node_.opcode == Opcode::Add ? Op::Add : Op::Sub, in(0), b));
+    }
+    case Opcode::ReverseSub:
+      return out(sub(s(0), in(0)));
+    case Opcode::Where:
+      return out(select(truth(0), in(1), in(2)));
+    case Opcode::MaskedFill:
+      return out(select(truth(1), s(0), in(0)));
+    case Opcode::Clamp:
+      return out(op(Op::Minimum, op(Op::Maximum, in(0), has(1) ? in(1) : s(0)),
+                    has(2) ? in(2) : s(1)));
+    case Opcode::ClampMin:
+      return out(op(Op::Maximum, in(0), has(1) ? in(1) : s(0)));
+    case Opcode::ClampMax:
+      return out(op(Op::Minimum, in(0), has(1) ? in(1) : s(0)));
+    case Opcode::Lerp:
+    case Opcode::LerpTensor: {
+      // From the nearer end, so that weights 0 and 1 give the ends exactly.
+      const Value a = in(0), b = in(1);
+      const Value weight = node_.opcode == Opcode::Lerp ? s(0) : in(2);
+      const Value difference = sub(b, a);
+      const Value near = builder_.apply(Op::Lt, lane_, op(Op::Abs, weight), k(0.5));
+      return out(select(near, add(a, mul(weight, difference)),
+                        sub(b, mul(difference, sub(k(1), weight)))));
+    }
+    case Opcode::Addcmul:
+      return out(add(in(0), mul(mul(s(0), in(1)), in(2))));
+    case Opcode::Addcdiv:
+      return out(add(in(0), div(mul(s(0), in(1)), in(2))));
+    case Opcode::LogicalNot:
+      return out(logic(Op::BitNot, truth(0)));
+    case Opcode::LogicalAnd:
+      return out(logic(Op::BitAnd, truth(0), truth(1)));
+    case Opcode::LogicalOr:
+      return out(logic(Op::BitOr, truth(0), truth(1)));
+    case Opcode::LogicalXor:
+      return out(logic(Op::BitXor, truth(0), truth(1)));
+    case Opcode::Relu:
+      return out(op(Op::Maximum, in(0), k(0)));
+    case Opcode::ThresholdBackward: {
+      const Value below = builder_.apply(Op::Le, lane_, in(1), s(0));
+      return out(select(below, k(0), in(0)));
+    }
+    case Opcode::Gelu: {
+      const Value x = in(0);
+      return out(mul(mul(x, k(0.5)), add(k(1), op(Op::Erf, mul(x, k(kSqrtHalf))))));
+    }
+    case Opcode::GeluTanh: {
+      const Value x = in(0);
+      const Value cube = mul(mul(x, x), x);
+      const Value inner = mul(k(kGeluBeta), add(x, mul(k(kGeluKappa), cube)));
+      return out(mul(mul(k(0.5), x), add(k(1), op(Op::Tanh, inner))));
+    }
+    case Opcode::GeluBackward: {
+      const Value grad = in(0), x = in(1);
+      const Value cdf = mul(k(0.5), add(k(1), op(Op::Erf, mul(x, k(kSqrtHalf)))));
+      const Value pdf = mul(op(Op::Exp, mul(mul(x, x), k(-0.5))), k(kInverseSqrtTau));
+      return out(mul(grad, add(cdf, mul(x, pdf))));
+    }
+    case Opcode::GeluTanhBackward: {
+      const Value grad = in(0), x = in(1);
+      const Value square = mul(x, x);
+      const Value inner = mul(k(kGeluBeta), add(x, mul(k(kGeluKappa), mul(square, x))));
+      const Value tanh = op(Op::Tanh, inner);
+      const Value left = mul(k(0.5), x), right = add(k(1), tanh);
+      const Value d_tanh = sub(k(1), mul(tanh, tanh));
+      const Value d_inner = mul(k(kGeluBeta), add(k(1), mul(k(3 * kGeluKappa), square)));
+      return out(mul(grad, add(mul(k(0.5), right), mul(mul(left, d_tanh), d_inner))));
+    }
+    case Opcode::Silu: {
+      const Value x = in(0);
+      return out(mul(x, sigmoid(x)));
+    }
+    case Opcode::SiluBackward: {
+      const Value grad = in(0), x = in(1), y = sigmoid(x);
+      return out(mul(mul(grad, y), add(k(1), mul(x, sub(k(1), y)))));
+    }
+    case Opcode::TanhBackward: {
+      const Value grad = in(0), y = in(1);
+      return out(mul(grad, sub(k(1), mul(y, y))));
+    }
+    case Opcode::SigmoidBackward: {
+      const Value grad = in(0), y = in(1);
+      return out(mul(mul(grad, sub(k(1), y)), y));
+    }
+    case Opcode::LeakyRelu: {
+      const Value x = in(0);
+      return out(select(builder_.apply(Op::Gt, lane_, x, k(0)), x, mul(x, s(0))));
+    }
+    case Opcode::LeakyReluBackward: {
+      const Value grad = in(0), x = in(1);
+      return out(select(builder_.apply(Op::Gt, lane_, x, k(0)), grad, mul(grad, s(0))));
+    }
+    case Opcode::Elu: {
+      const Value x = in(0);
+      const Value negative = mul(op(Op::Expm1, mul(x, s(2))), s(0));
+      return out(select(builder_.apply(Op::Lt, lane_, x, k(0)), negative, mul(x, s(1))));
+    }
+    case Opcode::Softplus: {
+      const Value x = in(0), scaled = mul(x, s(0));
+      const Value large = builder_.apply(Op::Gt, lane_, scaled, s(1));
+      return out(select(large, x, div(op(Op::Log1p, op(Op::Exp, scaled)), s(0))));
+    }
+    case Opcode::SoftplusBackward: {
+      const Value grad = in(0), scaled = mul(in(1), s(0));
+      const Value large = builder_.apply(Op::Gt, lane_, scaled, s(1));
+      const Value e = op(Op::Exp, scaled);
+      return out(select(large, grad, div(mul(grad, e), add(e, k(1)))));
+    }
+    case Opcode::Hardtanh:
+      return out(op(Op::Minimum, op(Op::Maximum, in(0), s(0)), s(1)));
+    case Opcode::HardtanhBackward: {
+      const Value x = in(1);
+      const Value outside = logic(Op::BitOr, builder_.apply(Op::Le, lane_, x, s(0)),
+                                  builder_.apply(Op::Ge, lane_, x, s(1)));
+      return out(select(outside, k(0), in(0)));
+    }
+    case Opcode::Hardsigmoid: {
+      const Value shifted = op(Op::Minimum, op(Op::Maximum, add(in(0), k(3)), k(0)), k(6));
+      return out(div(shifted, k(6)));
+    }
+    case Opcode::Hardswish: {
+      const Value x = in(0);
+      const Value shifted = op(Op::Minimum, op(Op::Maximum, add(x, k(3)), k(0)), k(6));
+      return out(div(mul(x, shifted), k(6)));
+    }
+    case Opcode::Mish: {
+      const Value x = in(0);
+      return out(mul(x, op(Op::Tanh, op(Op::Log1p, op(Op::Exp, x)))));
+    }
+    case Opcode::Dropout: {
+      const Value uniform = builder_.uniform(node_.first_scalar, Lane::F32);
+      const Value p = builder_.scalar(node_.first_scalar + 2, Lane::F32);
+      const Value keep = builder_.apply(Op::Ge, Lane::F32, uniform, p);
+      out(0, mul(mul(in(0), builder_.convert(keep, lane_)), s(3)), domain_);
+      return out(1, keep, domain_);
+    }
+    case Opcode::DropoutBackward:
+      return out(mul(mul(in(0), builder_.convert(truth(1), lane_)), s(0)));
+    case Opcode::Uniform:
+      return out(add(mul(builder_.uniform(node_.first_scalar, lane_), s(3)), s(2)));
+    case Opcode::Bernoulli: {
+      // p is a scalar, or the first input.
+      const Value uniform = builder_.uniform(node_.first_scalar, lane_);
+      const Value p = has(0) ? in(0) : s(2);
+      return out(builder_.apply(Op::Lt, lane_, uniform, p));
+    }
+    case Opcode::Normal:
+      return normal();
+    case Opcode::Arange: {
+      const Value index = builder_.convert(builder_.linear_index(), lane_);
+      return out(add(s(0), mul(index, s(1))));
+    }
+    case Opcode::MseBackward: {
+      const Value input = in(0), target = in(1), grad = in(2);
+      return out(mul(mul(s(0), sub(input, target)), grad));
+    }
+    default:
+      return;
+  }
+}
+
+// Box-Muller (1958): two uniform numbers give a normal one. 1 - u is in (0, 1], where log is finite.
+void Lowering::normal() {
+  const Value u1 = builder_.uniform(node_.first_scalar, lane_);
+  const Value u2 = builder_.uniform(node_.first_scalar + 2, lane_);
+  const Value radius = op(Op::Sqrt, mul(k(-2), op(Op::Log, sub(k(1), u1))));
+  const Value z = mul(radius, op(Op::Cos, mul(k(2 * std::numbers::pi), u2)));
+  out(add(mul(z, s(5)), s(4)));
+}
+
+void Lowering::reduction() {
+  const Value x = in(0, Domain::Elements);
+  auto reduce = [&](Op code, Value value) { return builder_.reduce(code, lane_, value); };
+  switch (node_.opcode) {
+    case Opcode::ReduceSum:
+      return out(0, sum(x), Domain::Kept);
+    case Opcode::ReduceMean:
+      return out(0, mean(x), Domain::Kept);
+    case Opcode::ReduceProd:
+      return out(0, reduce(Op::ReduceProd, x), Domain::Kept);
+    case Opcode::ReduceMin:
+      return out(0, reduce(Op::ReduceMin, x), Domain::Kept);
+    case Opcode::ReduceMax:
+      return out(0, reduce(Op::ReduceMax, x), Domain::Kept);
+    case Opcode::ReduceAny:
+    case Opcode::ReduceAll: {
+      const Value truth = builder_.convert(x, Lane::Bool);
+      const Op code = node_.opcode == Opcode::ReduceAny ? Op::ReduceAny : Op::ReduceAll;
+      return out(0, builder_.reduce(code, Lane::Bool, truth), Domain::Kept);
+    }
+    case Opcode::ReduceNorm:
+      return out(0, op(Op::Sqrt, sum(mul(x, x))), Domain::Kept);
+    case Opcode::ReduceNormOne:
+      return out(0, sum(op(Op::Abs, x)), Domain::Kept);
+    case Opcode::ReduceNormInf:
+      return out(0, reduce(Op::ReduceMax, op(Op::Abs, x)), Domain::Kept);
+    case Opcode::ReduceVariance: {
+      const Value average = mean(x);
+      const Value centred = sub(x, average);
+      const Value squares = sum(mul(centred, centred));
+      const Value degrees = op(Op::Maximum, sub(k(reduced_elements()), s(0)), k(0));
+      const Value variance = div(squares, degrees);
+      const bool deviation = node_.attributes.at(3);
+      out(0, deviation ? op(Op::Sqrt, variance) : variance, Domain::Kept);
+      return out(1, average, Domain::Kept);
+    }
+    default:
+      return;
+  }
+}
+
+void Lowering::row() {
+  constexpr Domain kElements = Domain::Elements;
+  auto reduce = [&](Op code, Value value) { return builder_.reduce(code, lane_, value); };
+  switch (node_.opcode) {
+    case Opcode::Softmax: {
+      const Value x = in(0, kElements);
+      const Value e = op(Op::Exp, sub(x, reduce(Op::ReduceMax, x)));
+      return out(0, div(e, sum(e)), kElements);
+    }
+    case Opcode::LogSoftmax: {
+      const Value x = in(0, kElements);
+      const Value shifted = sub(x, reduce(Op::ReduceMax, x));
+      return out(0, sub(shifted, op(Op::Log, sum(op(Op::Exp, shifted)))), kElements);
+    }
+    case Opcode::SoftmaxBackward: {
+      const Value grad = in(0, kElements), y = in(1, kElements);
+      return out(0, mul(y, sub(grad, sum(mul(grad, y)))), kElements);
+    }
+    case Opcode::LogSoftmaxBackward: {
+      const Value grad = in(0, kElements), y = in(1, kElements);
+      return out(0, sub(grad, mul(op(Op::Exp, y), sum(grad))), kElements);
+    }
+    case Opcode::LayerNorm:
+      return layer_norm();
+    case Opcode::RmsNorm: {
+      const Value x = in(0, kElements);
+      const Value rstd = op(Op::Rsqrt, add(mean(mul(x, x)), s(0)));
+      Value y = mul(x, rstd);
+      if (has(1)) y = mul(y, in(1, kElements));
+      out(0, y, kElements);
+      return out(1, rstd, Domain::Kept);
+    }
+    case Opcode::LayerNormBackwardInput:
+      return layer_norm_backward_input();
+    case Opcode::LayerNormBackwardParameters:
+      return layer_norm_backward_parameters();
+    case Opcode::NllLossBackward: {
+      // Attribute 3: 1 when the loss is a mean, divided by the total weight.
+      Value grad = in(0, Domain::Kept);
+      if (node_.attributes.at(3)) grad = div(grad, in(3, Domain::Kept));
+      const Value target = raw(1, Domain::Kept);
+      const Value ignored = builder_.apply(
+          Op::Eq, Lane::I64, target, builder_.scalar(node_.first_scalar, Lane::I64));
+      const Value here = builder_.apply(Op::Eq, Lane::I64, builder_.column_index(), target);
+      const Value counts = logic(Op::BitAnd, here, logic(Op::BitNot, ignored));
+      return out(0, select(counts, op(Op::Neg, grad), k(0)), kElements);
+    }
+    default:
+      return;
+  }
+}
+
+void Lowering::layer_norm() {
+  const Value x = in(0, Domain::Elements);
+  const Value average = mean(x);
+  const Value centred = sub(x, average);
+  const Value variance = mean(mul(centred, centred));
+  const Value rstd = op(Op::Rsqrt, add(variance, s(0)));
+  Value y = mul(centred, rstd);
+  if (has(1)) y = mul(y, in(1, Domain::Elements));
+  if (has(2)) y = add(y, in(2, Domain::Elements));
+  out(0, y, Domain::Elements);
+  out(1, average, Domain::Kept);
+  out(2, rstd, Domain::Kept);
+}
+
+void Lowering::layer_norm_backward_input() {
+  const Value grad = in(0, Domain::Elements), x = in(1, Domain::Elements);
+  const Value average = in(2, Domain::Kept), rstd = in(3, Domain::Kept);
+  const Value normalised = mul(sub(x, average), rstd);
+  const Value weighted = has(4) ? mul(grad, in(4, Domain::Elements)) : grad;
+  const Value along = mean(mul(weighted, normalised)), shift = mean(weighted);
+  const Value dx = mul(sub(sub(weighted, shift), mul(normalised, along)), rstd);
+  out(0, dx, Domain::Elements);
+}
+
+void Lowering::layer_norm_backward_parameters() {
+  const Value grad = in(0, Domain::Elements), x = in(1, Domain::Elements);
+  const Value average = in(2, Domain::Elements), rstd = in(3, Domain::Elements);
+  if (!node_.outputs[0].absent()) {
+    out(0, sum(mul(grad, mul(sub(x, average), rstd))), Domain::Kept);
+  }
+  if (node_.outputs.size() > 1 && !node_.outputs[1].absent()) {
+    out(1, sum(grad), Domain::Kept);
+  }
+}
+
+}  // namespace
+
+void lower(const Node& node, Domain domain, ProgramBuilder& builder) {
+  Lowering(node, domain, builder).run();
+}
+
+}  // namespace accel::graph

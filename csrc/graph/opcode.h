@@ -1,0 +1,73 @@
+// Opcodes: what a Node can be. csrc/aten records them, lower.cpp says what they compute.
+#pragma once
+
+#include <cstdint>
+
+namespace accel::graph {
+
+// One vector instruction each, in the Node's compute dtype (attribute 0).
+#define ACCEL_UNARY_OPCODES(X)                                                               \
+  X(Neg) X(Abs) X(Sign) X(Square) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Exp) X(Exp2) X(Expm1)     \
+  X(Log) X(Log2) X(Log10) X(Log1p) X(Sin) X(Cos) X(Tan) X(Asin) X(Acos) X(Atan) X(Sinh)      \
+  X(Cosh) X(Tanh) X(Asinh) X(Acosh) X(Atanh) X(Erf) X(Erfc) X(Erfinv) X(Sigmoid) X(Lgamma)   \
+  X(Floor) X(Ceil) X(Trunc) X(RoundEven) X(BitNot) X(IsNan) X(IsInf)
+
+#define ACCEL_BINARY_OPCODES(X)                                                              \
+  X(Mul) X(Div) X(TruncDiv) X(FloorDiv) X(Fmod) X(Remainder) X(Pow) X(Atan2) X(Hypot)        \
+  X(Minimum) X(Maximum) X(Fmin) X(Fmax) X(BitAnd) X(BitOr) X(BitXor) X(ShiftLeft)            \
+  X(ShiftRight) X(Eq) X(Ne) X(Lt) X(Le) X(Gt) X(Ge)
+
+// Several instructions, one rounding. Scalars (s0, s1, ...) in brackets.
+#define ACCEL_COMPOSITE_OPCODES(X)                                                           \
+  X(Copy) X(Fill) /* [value] */ X(Add) /* a + [alpha] b */ X(Sub) /* a - [alpha] b */        \
+  X(ReverseSub) X(Where) X(MaskedFill) /* [value] */ X(Clamp) /* [low, high] */              \
+  X(ClampMin) X(ClampMax) X(Lerp) /* [weight] */ X(LerpTensor) X(Addcmul) /* [value] */      \
+  X(Addcdiv) /* [value] */ X(LogicalNot) X(LogicalAnd) X(LogicalOr) X(LogicalXor)            \
+  X(Relu) X(ThresholdBackward) /* [threshold] */ X(Gelu) X(GeluTanh) X(GeluBackward)         \
+  X(GeluTanhBackward) X(Silu) X(SiluBackward) X(TanhBackward) X(SigmoidBackward)             \
+  X(LeakyRelu) /* [slope] */ X(LeakyReluBackward) X(Elu) /* [negative, scale, input] */      \
+  X(Softplus) /* [beta, threshold] */ X(SoftplusBackward) X(Hardtanh) /* [low, high] */      \
+  X(HardtanhBackward) X(Hardsigmoid) X(Hardswish) X(Mish)                                    \
+  X(Dropout) /* outputs value, mask; [seed, offset, p, scale] */                             \
+  X(DropoutBackward) /* grad, mask; [scale] */ X(Uniform) /* [seed, offset, low, range] */   \
+  X(Bernoulli) /* [seed, offset, p] */ X(Normal) /* [seed, offset, mean, std] */             \
+  X(Arange) /* [start, step] */ X(MseBackward) /* input, target, grad; [scale] */
+
+// Reductions of an input whose sizes are kept dimensions followed by reduced ones (Row) or the
+// other way round (Column); attribute 1 is the number of kept dimensions, attribute 2 of 0 or 1
+// says Column. Outputs have the kept dimensions' sizes.
+#define ACCEL_REDUCE_OPCODES(X)                                                              \
+  X(ReduceSum) X(ReduceMean) X(ReduceProd) X(ReduceMin) X(ReduceMax) X(ReduceAny)            \
+  X(ReduceAll) X(ReduceNorm) /* 2-norm */ X(ReduceNormOne) X(ReduceNormInf)                  \
+  X(ReduceVariance) /* outputs variance or deviation, mean; [correction] */
+
+// Whole rows in, whole rows out; attribute 1 is the number of kept dimensions.
+#define ACCEL_ROW_OPCODES(X)                                                                 \
+  X(Softmax) X(LogSoftmax) X(SoftmaxBackward) X(LogSoftmaxBackward)                          \
+  X(LayerNorm)              /* x, weight?, bias? → y, mean, rstd; [eps] */                   \
+  X(LayerNormBackwardInput) /* dy, x, mean, rstd, weight? → dx */                            \
+  X(RmsNorm)                /* x, weight? → y, rstd; [eps] */                                \
+  X(NllLossBackward) /* grad, target, weight?, total? → dx; [ignore]; attribute 3 reduction */
+
+#define ACCEL_COLUMN_OPCODES(X) \
+  X(LayerNormBackwardParameters) /* dy, x, mean, rstd → dweight?, dbias? */
+
+// Engines of their own.
+#define ACCEL_ENGINE_OPCODES(X)                                                              \
+  X(Matmul) X(Attention) X(AttentionBackward) X(Embedding) X(EmbeddingBackward) X(NllLoss)   \
+  X(Adam) X(Sgd) X(Host)
+
+enum class Opcode : uint16_t {
+#define ACCEL_DECLARE(name) name,
+  ACCEL_UNARY_OPCODES(ACCEL_DECLARE) ACCEL_BINARY_OPCODES(ACCEL_DECLARE) ACCEL_COMPOSITE_OPCODES(
+      ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE) ACCEL_ROW_OPCODES(ACCEL_DECLARE)
+      ACCEL_COLUMN_OPCODES(ACCEL_DECLARE) ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
+#undef ACCEL_DECLARE
+};
+
+// How a Node takes part in fusion.
+enum class Family : uint8_t { Pointwise, RowReduce, ColumnReduce, Matmul, Opaque };
+
+const char* name_of(Opcode opcode);
+
+}  // namespace accel::graph

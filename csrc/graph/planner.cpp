@@ -1,0 +1,476 @@
+// From groups of Nodes to Launches.
+#include <algorithm>
+#include <optional>
+
+#include <c10/util/Exception.h>
+
+#include "csrc/graph/passes.h"
+#include "csrc/graph/plan.h"
+#include "csrc/graph/program_builder.h"
+
+namespace accel::graph {
+
+namespace {
+
+using runtime::Launch;
+using runtime::Reference;
+using runtime::ScalarSource;
+
+Reference reference_of(const std::vector<View>& views, size_t index) {
+  return index < views.size() ? views[index].reference() : Reference{};
+}
+
+ScalarSource scalar_of(const Node& node, int index) { return {node.first_scalar + index, {}}; }
+
+kernels::AttentionTensor tensor_of(const View& view) {
+  kernels::AttentionTensor tensor;
+  for (size_t i = 0; i < 4 && i < view.strides.size(); ++i) tensor.strides[i] = view.strides[i];
+  return tensor;
+}
+
+// --- engines -------------------------------------------------------------------------------------
+
+runtime::MatmulLaunch matmul_launch(const Node& node) {
+  runtime::MatmulLaunch launch;
+  const View &a = node.inputs[0], &b = node.inputs[1], &out = node.outputs[0];
+  kernels::Matmul& matmul = launch.matmul;
+  matmul.batch = out.sizes[0];
+  matmul.m = out.sizes[1];
+  matmul.n = out.sizes[2];
+  matmul.k = a.sizes[2];
+  matmul.a = {nullptr, a.dtype, a.strides[0], a.strides[1], a.strides[2]};
+  matmul.b = {nullptr, b.dtype, b.strides[0], b.strides[1], b.strides[2]};
+  matmul.compute = static_cast<DType>(node.attributes.at(0));
+  matmul.precision = static_cast<kernels::Float32Precision>(node.attributes.at(1));
+  matmul.result = out.dtype;
+  launch.a = a.reference();
+  launch.b = b.reference();
+  return launch;
+}
+
+Launch attention_launch(const Node& node) {
+  runtime::AttentionLaunch launch;
+  launch.backward = node.opcode == Opcode::AttentionBackward;
+  const View &q = node.inputs[0], &k = node.inputs[1], &v = node.inputs[2], &mask = node.inputs[3];
+  kernels::Attention& attention = launch.attention;
+  attention.batch = q.sizes[0];
+  attention.heads = q.sizes[1];
+  attention.kv_heads = k.sizes[1];
+  attention.query_length = q.sizes[2];
+  attention.key_length = k.sizes[2];
+  attention.width = q.sizes[3];
+  attention.value_width = v.sizes[3];
+  attention.dtype = q.dtype;
+  attention.causal = node.attributes.at(1) != 0;
+  attention.q = tensor_of(q);
+  attention.k = tensor_of(k);
+  attention.v = tensor_of(v);
+  if (!mask.absent()) {
+    attention.mask = tensor_of(mask);
+    attention.mask_dtype = mask.dtype;
+  }
+  launch.scale = scalar_of(node, 0);
+  launch.dropout = scalar_of(node, 1);
+  launch.seed = scalar_of(node, 2);
+  launch.offset = scalar_of(node, 3);
+  launch.q = q.reference();
+  launch.k = k.reference();
+  launch.v = v.reference();
+  launch.mask = mask.reference();
+  if (!launch.backward) {
+    launch.out = node.outputs[0].reference();
+    launch.out_layout = tensor_of(node.outputs[0]);
+    launch.logsumexp = node.outputs[1].reference();
+  } else {
+    launch.out = node.inputs[4].reference();
+    launch.out_layout = tensor_of(node.inputs[4]);
+    launch.logsumexp = node.inputs[5].reference();
+    launch.grad_out = node.inputs[6].reference();
+    launch.grad_out_layout = tensor_of(node.inputs[6]);
+    launch.dq = reference_of(node.outputs, 0);
+    launch.dq_layout = tensor_of(node.outputs[0]);
+    launch.dk = reference_of(node.outputs, 1);
+    launch.dk_layout = tensor_of(node.outputs[1]);
+    launch.dv = reference_of(node.outputs, 2);
+    launch.dv_layout = tensor_of(node.outputs[2]);
+    launch.dmask = reference_of(node.outputs, 3);
+    launch.dmask_layout = tensor_of(node.outputs[3]);
+  }
+  return {launch, name_of(node.opcode)};
+}
+
+// indices [count], table [rows, width] → out [count, width]
+Launch embedding_launch(const Node& node) {
+  runtime::EmbeddingLaunch launch;
+  const View &indices = node.inputs[0], &table = node.inputs[1];
+  launch.embedding.count = indices.sizes[0];
+  launch.embedding.width = table.sizes[1];
+  launch.embedding.rows = table.sizes[0];
+  launch.embedding.index_dtype = indices.dtype;
+  launch.embedding.index_stride = indices.strides[0];
+  launch.embedding.dtype = table.dtype;
+  launch.embedding.table_row_stride = table.strides[0];
+  launch.embedding.table_column_stride = table.strides[1];
+  launch.indices = indices.reference();
+  launch.table = table.reference();
+  launch.out = node.outputs[0].reference();
+  return {launch, "Embedding"};
+}
+
+// indices [count], grad [count, width] → grad_table [rows, width]; attributes: -, padding, scale
+Launch embedding_backward_launch(const Node& node) {
+  runtime::EmbeddingBackwardLaunch launch;
+  const View &indices = node.inputs[0], &grad = node.inputs[1];
+  launch.embedding.count = indices.sizes[0];
+  launch.embedding.width = grad.sizes[1];
+  launch.embedding.rows = node.outputs[0].sizes[0];
+  launch.embedding.index_dtype = indices.dtype;
+  launch.embedding.index_stride = indices.strides[0];
+  launch.embedding.dtype = grad.dtype;
+  launch.embedding.grad_row_stride = grad.strides[0];
+  launch.embedding.grad_column_stride = grad.strides[1];
+  launch.embedding.padding_index = static_cast<int64_t>(node.attributes.at(1));
+  launch.embedding.scale_by_frequency = node.attributes.at(2) != 0;
+  launch.indices = indices.reference();
+  launch.grad = grad.reference();
+  launch.grad_table = node.outputs[0].reference();
+  return {launch, "EmbeddingBackward"};
+}
+
+// input [rows, classes], targets [rows], weight? [classes] → out, total_weight;
+// attributes: -, ignore_index, reduction
+Launch nll_loss_launch(const Node& node) {
+  runtime::NllLossLaunch launch;
+  const View &input = node.inputs[0], &targets = node.inputs[1];
+  launch.loss.rows = input.sizes[0];
+  launch.loss.classes = input.sizes[1];
+  launch.loss.dtype = input.dtype;
+  launch.loss.row_stride = input.strides[0];
+  launch.loss.column_stride = input.strides[1];
+  launch.loss.target_stride = targets.strides[0];
+  launch.loss.ignore_index = static_cast<int64_t>(node.attributes.at(1));
+  launch.loss.reduction = static_cast<kernels::Reduction>(node.attributes.at(2));
+  launch.input = input.reference();
+  launch.targets = targets.reference();
+  launch.weight = reference_of(node.inputs, 2);
+  launch.out = node.outputs[0].reference();
+  launch.total_weight = node.outputs[1].reference();
+  return {launch, "NllLoss"};
+}
+
+// Attributes: -, amsgrad, maximize, decay. Scalars: lr, beta1, beta2, weight_decay, eps. Inputs:
+// learning rate?, grad scale?, found inf?, then a gradient and a step a tensor. Outputs, a tensor:
+// parameter, exp_avg, exp_avg_sq, max_exp_avg_sq?.
+Launch adam_launch(const Node& node) {
+  runtime::AdamLaunch launch;
+  launch.adam.amsgrad = node.attributes.at(1) != 0;
+  launch.adam.maximize = node.attributes.at(2) != 0;
+  launch.adam.decay = static_cast<kernels::WeightDecay>(node.attributes.at(3));
+  launch.learning_rate = scalar_of(node, 0);
+  launch.beta1 = scalar_of(node, 1);
+  launch.beta2 = scalar_of(node, 2);
+  launch.weight_decay = scalar_of(node, 3);
+  launch.eps = scalar_of(node, 4);
+  launch.learning_rate_pointer = node.inputs[0].reference();
+  launch.grad_scale = node.inputs[1].reference();
+  launch.found_inf = node.inputs[2].reference();
+  for (size_t i = 0; 4 * i < node.outputs.size(); ++i) {
+    const View* out = &node.outputs[4 * i];
+    const View* in = &node.inputs[3 + 2 * i];
+    launch.tensors.push_back({out[0].elements(), out[0].dtype, out[1].dtype, out[0].reference(),
+                              in[0].reference(), out[1].reference(), out[2].reference(),
+                              out[3].reference(), in[1].reference()});
+  }
+  return {launch, "Adam"};
+}
+
+// Attributes: -, nesterov, maximize, first step. Scalars: lr, momentum, dampening, weight_decay.
+// Inputs: learning rate?, grad scale?, found inf?, then gradients. Outputs, a tensor: parameter,
+// momentum buffer?.
+Launch sgd_launch(const Node& node) {
+  runtime::SgdLaunch launch;
+  launch.sgd.nesterov = node.attributes.at(1) != 0;
+  launch.sgd.maximize = node.attributes.at(2) != 0;
+  launch.sgd.first_step = node.attributes.at(3) != 0;
+  launch.learning_rate = scalar_of(node, 0);
+  launch.momentum = scalar_of(node, 1);
+  launch.dampening = scalar_of(node, 2);
+  launch.weight_decay = scalar_of(node, 3);
+  launch.learning_rate_pointer = node.inputs[0].reference();
+  launch.grad_scale = node.inputs[1].reference();
+  launch.found_inf = node.inputs[2].reference();
+  for (size_t i = 0; 2 * i < node.outputs.size(); ++i) {
+    const View* out = &node.outputs[2 * i];
+    launch.tensors.push_back({out[0].elements(), out[0].dtype, out[0].reference(),
+                              node.inputs[3 + i].reference(), out[1].reference()});
+  }
+  return {launch, "Sgd"};
+}
+
+Launch host_launch(const Node& node) {
+  runtime::HostLaunch launch;
+  launch.call = node.host_call;
+  for (const View& view : node.outputs) launch.views.push_back(view.reference());
+  for (const View& view : node.inputs) launch.views.push_back(view.reference());
+  return {launch, "Host"};
+}
+
+Launch engine_launch(const Node& node) {
+  switch (node.opcode) {
+    case Opcode::Attention:
+    case Opcode::AttentionBackward:
+      return attention_launch(node);
+    case Opcode::Embedding:
+      return embedding_launch(node);
+    case Opcode::EmbeddingBackward:
+      return embedding_backward_launch(node);
+    case Opcode::NllLoss:
+      return nll_loss_launch(node);
+    case Opcode::Adam:
+      return adam_launch(node);
+    case Opcode::Sgd:
+      return sgd_launch(node);
+    default:
+      return host_launch(node);
+  }
+}
+
+// A copy without conversion is a change of layout.
+Launch copy_launch(const Node& node) {
+  runtime::CopyLaunch launch;
+  const View &to = node.outputs[0], &from = node.inputs[0];
+  launch.element_size = kernels::size_of(to.dtype);
+  launch.sizes = to.sizes;
+  for (size_t i = 0; i < to.sizes.size(); ++i) {
+    launch.destination_strides.push_back(to.strides[i] * launch.element_size);
+    launch.source_strides.push_back(from.strides[i] * launch.element_size);
+  }
+  launch.destination = to.reference();
+  launch.source = from.reference();
+  return {launch, "Copy"};
+}
+
+// --- groups --------------------------------------------------------------------------------------
+
+class GroupPlanner {
+ public:
+  GroupPlanner(const Graph& graph, const Group& group, const std::vector<int>& last_readers)
+      : graph_(graph), group_(group), last_readers_(last_readers) {}
+
+  // The group's Launch, or none where its program does not fit.
+  std::optional<Launch> plan() {
+    const Node& first = graph_.nodes[group_.nodes[0]];
+    if (group_.family == Family::Opaque) return engine_launch(first);
+    if (group_.nodes.size() == 1) {
+      if (first.opcode == Opcode::Copy && first.outputs[0].dtype == first.inputs[0].dtype) {
+        return copy_launch(first);
+      }
+      if (group_.family == Family::Matmul) return plain_matmul(first);
+    }
+    ProgramBuilder builder(kind());
+    for (int index : group_.nodes) {
+      const Node& node = graph_.nodes[index];
+      if (node.opcode == Opcode::Matmul) {
+        builder.output(node.outputs[0], Domain::Elements, builder.tile());
+      } else {
+        lower(node, domain_of(node, group_), builder);
+      }
+    }
+    for (int index : group_.nodes) {
+      for (const View& view : graph_.nodes[index].outputs) {
+        if (!view.absent() && outlives_group(view)) builder.store(view);
+      }
+    }
+    std::optional<vec::Program> program = builder.build();
+    if (!program) return std::nullopt;
+    return group_.family == Family::Matmul ? fused_matmul(first, builder, std::move(*program))
+                                           : vector_launch(builder, std::move(*program));
+  }
+
+ private:
+  vec::Kind kind() const {
+    if (group_.family == Family::RowReduce) return vec::Kind::RowReduce;
+    return group_.family == Family::ColumnReduce ? vec::Kind::ColumnReduce : vec::Kind::Pointwise;
+  }
+
+  bool outlives_group(const View& view) const {
+    return graph_.live[view.buffer] || last_readers_[view.buffer] > group_.nodes.back() ||
+           read_outside(view.buffer);
+  }
+
+  // Nodes between the group's own may read as well.
+  bool read_outside(int32_t buffer) const {
+    for (size_t i = group_.nodes[0] + 1; i < static_cast<size_t>(group_.nodes.back()); ++i) {
+      const Node& node = graph_.nodes[i];
+      if (node.dead || std::binary_search(group_.nodes.begin(), group_.nodes.end(),
+                                          static_cast<int>(i))) {
+        continue;
+      }
+      for (const View& view : node.inputs) {
+        if (view.buffer == buffer) return true;
+      }
+    }
+    return false;
+  }
+
+  std::string name() const {
+    std::string name;
+    for (int index : group_.nodes) {
+      if (!name.empty()) name += '+';
+      name += name_of(graph_.nodes[index].opcode);
+    }
+    return name;
+  }
+
+  Launch plain_matmul(const Node& node) const {
+    runtime::MatmulLaunch launch = matmul_launch(node);
+    const View& out = node.outputs[0];
+    launch.out = out.reference();
+    launch.matmul.out = {nullptr, out.strides[0], out.strides[1], out.strides[2]};
+    return {launch, name()};
+  }
+
+  Launch fused_matmul(const Node& node, const ProgramBuilder& builder, vec::Program program) const {
+    runtime::MatmulLaunch launch = matmul_launch(node);
+    launch.program = std::move(program);
+    launch.scalars = builder.scalars();
+    const kernels::Matmul& matmul = launch.matmul;
+    const std::vector<int64_t> sizes{matmul.batch, matmul.m, matmul.n};
+    for (const ProgramBuilder::Operand& operand : builder.operands()) {
+      const std::vector<int64_t> strides = strides_over(operand.view.layout(), sizes);
+      const int64_t size = kernels::size_of(operand.view.dtype);
+      launch.references.push_back(operand.view.reference());
+      launch.operands.push_back({nullptr, strides[0] * size, strides[1] * size, strides[2] * size});
+    }
+    return {launch, name()};
+  }
+
+  std::optional<Launch> vector_launch(const ProgramBuilder& builder, vec::Program program) const {
+    const bool row = group_.family == Family::RowReduce;
+    const bool reduces = row || group_.family == Family::ColumnReduce;
+    const int64_t reduced = reduces && group_.kept ? group_.elements / group_.kept : 1;
+    // Layouts over the full space; those of kept operands repeat over the reduced part.
+    std::vector<Layout> layouts;
+    for (const ProgramBuilder::Operand& operand : builder.operands()) {
+      Layout layout = operand.view.layout();
+      if (reduces && operand.domain == Domain::Kept) {
+        if (row) {
+          layout.sizes.push_back(reduced);
+          layout.strides.push_back(0);
+        } else {
+          layout.sizes.insert(layout.sizes.begin(), reduced);
+          layout.strides.insert(layout.strides.begin(), 0);
+        }
+      }
+      layouts.push_back(std::move(layout));
+    }
+    std::vector<const Layout*> pointers;
+    for (const Layout& layout : layouts) pointers.push_back(&layout);
+    std::vector<int64_t> cuts;
+    if (reduces) cuts = group_.cuts;
+    std::optional<std::vector<int64_t>> space;
+    if (group_.elements == 0) {
+      // An empty reduction: its kept operands still have an address each.
+      return empty_reduction(builder, std::move(program));
+    }
+    space = common_space(pointers, group_.elements, cuts);
+    if (!space || space->size() > vec::kMaxDims) return std::nullopt;
+    runtime::VectorLaunch launch;
+    launch.program = std::move(program);
+    launch.scalars = builder.scalars();
+    vec::Space& target = launch.space;
+    target.dims = static_cast<int>(space->size());
+    std::copy(space->begin(), space->end(), target.sizes);
+    if (reduces) {
+      // How many dimensions make up the kept part.
+      int64_t product = 1;
+      if (row) {
+        while (target.kept < target.dims && product < group_.kept) {
+          product *= target.sizes[target.kept++];
+        }
+      } else {
+        while (target.kept < target.dims && product < group_.kept) {
+          product *= target.sizes[target.dims - 1 - target.kept++];
+        }
+      }
+    }
+    for (size_t i = 0; i < layouts.size(); ++i) {
+      const ProgramBuilder::Operand& operand = builder.operands()[i];
+      const std::vector<int64_t> strides = strides_over(layouts[i], *space);
+      vec::Operand entry;
+      for (size_t d = 0; d < strides.size(); ++d) {
+        entry.strides[d] = strides[d] * kernels::size_of(operand.view.dtype);
+      }
+      launch.operands.push_back(entry);
+      launch.references.push_back(operand.view.reference());
+    }
+    return Launch{launch, name()};
+  }
+
+  // kept > 0 and nothing to reduce: the space keeps its sizes, a 0 among the reduced ones.
+  std::optional<Launch> empty_reduction(const ProgramBuilder& builder, vec::Program program) const {
+    const Node& node = graph_.nodes[group_.nodes[0]];
+    runtime::VectorLaunch launch;
+    launch.program = std::move(program);
+    launch.scalars = builder.scalars();
+    const View& input = node.inputs[0];
+    const bool row = group_.family == Family::RowReduce;
+    const auto kept = static_cast<int>(node.attributes.at(1));
+    launch.space.dims = static_cast<int>(input.sizes.size());
+    launch.space.kept = kept;
+    if (launch.space.dims > vec::kMaxDims) return std::nullopt;
+    std::copy(input.sizes.begin(), input.sizes.end(), launch.space.sizes);
+    for (const ProgramBuilder::Operand& operand : builder.operands()) {
+      vec::Operand entry;
+      const size_t first = row || operand.domain != Domain::Kept ? 0 : launch.space.dims - kept;
+      for (size_t d = 0; d < operand.view.strides.size(); ++d) {
+        entry.strides[first + d] =
+            operand.view.strides[d] * kernels::size_of(operand.view.dtype);
+      }
+      launch.operands.push_back(entry);
+      launch.references.push_back(operand.view.reference());
+    }
+    return Launch{launch, name()};
+  }
+
+  const Graph& graph_;
+  const Group& group_;
+  const std::vector<int>& last_readers_;
+};
+
+}  // namespace
+
+Plan make_plan(Graph graph) {
+  remove_dead_stores(graph);
+  std::vector<Group> groups = fuse(graph);
+  std::vector<int> last_readers(graph.live.size(), -1);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    if (graph.nodes[i].dead) continue;
+    for (const View& view : graph.nodes[i].inputs) {
+      if (!view.absent()) last_readers[view.buffer] = static_cast<int>(i);
+    }
+  }
+  Plan plan;
+  for (const Group& group : groups) {
+    if (auto launch = GroupPlanner(graph, group, last_readers).plan()) {
+      plan.launches.push_back(std::move(*launch));
+      continue;
+    }
+    // Too large for one program: one Launch a Node, with everything the others read in memory.
+    Graph separate = graph;
+    for (int index : group.nodes) {
+      for (const View& view : graph.nodes[index].outputs) {
+        if (!view.absent()) separate.live[view.buffer] = true;
+      }
+    }
+    for (int index : group.nodes) {
+      const Group alone = group_of(graph.nodes[index], index);
+      auto launch = GroupPlanner(separate, alone, last_readers).plan();
+      TORCH_INTERNAL_ASSERT(launch, "[plan] no program for ", name_of(graph.nodes[index].opcode));
+      plan.launches.push_back(std::move(*launch));
+    }
+  }
+  return plan;
+}
+
+}  // namespace accel::graph

@@ -1,0 +1,346 @@
+#include "csrc/graph/program_builder.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace accel::graph {
+
+using kernels::DType;
+using vec::Instruction;
+using vec::Lane;
+using vec::Op;
+
+bool ProgramBuilder::Entry::operator==(const Entry& other) const {
+  const Instruction &x = instruction, &y = other.instruction;
+  return x.op == y.op && x.lane == y.lane && x.lane2 == y.lane2 && x.dtype == y.dtype &&
+         x.index == y.index && a == other.a && b == other.b && c == other.c;
+}
+
+Value ProgramBuilder::add(Entry entry) {
+  for (Value operand : {entry.a, entry.b, entry.c}) {
+    if (operand < 0) continue;
+    entry.kept &= values_[operand].kept;
+    entry.level = std::max(entry.level, values_[operand].level);
+  }
+  // The same instruction on the same values is the same value.
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (values_[i] == entry) return static_cast<Value>(i);
+  }
+  values_.push_back(entry);
+  return static_cast<Value>(values_.size()) - 1;
+}
+
+int16_t ProgramBuilder::operand(const View& view, Domain domain) {
+  for (size_t i = 0; i < operands_.size(); ++i) {
+    if (operands_[i].domain == domain && same_elements(operands_[i].view, view)) {
+      return static_cast<int16_t>(i);
+    }
+  }
+  operands_.push_back({view, domain});
+  return static_cast<int16_t>(operands_.size()) - 1;
+}
+
+int16_t ProgramBuilder::add_scalar(runtime::ScalarSource source) {
+  for (size_t i = 0; i < scalars_.size(); ++i) {
+    const bool same = source.index >= 0
+                          ? scalars_[i].index == source.index
+                          : scalars_[i].index < 0 && scalars_[i].constant.i == source.constant.i;
+    if (same) return static_cast<int16_t>(i);
+  }
+  scalars_.push_back(source);
+  return static_cast<int16_t>(scalars_.size()) - 1;
+}
+
+Value ProgramBuilder::load(const View& view, Domain domain) {
+  Entry entry;
+  entry.instruction.op = Op::Load;
+  entry.instruction.index = operand(view, domain);
+  entry.instruction.lane = entry.result = vec::lane_of(view.dtype);
+  entry.kept = domain == Domain::Kept;
+  return add(entry);
+}
+
+Value ProgramBuilder::tile() {
+  Entry entry;
+  entry.instruction.op = Op::LoadTile;
+  entry.result = Lane::F32;
+  entry.kept = false;
+  return add(entry);
+}
+
+Value ProgramBuilder::constant(double value, Lane lane) {
+  Entry entry;
+  entry.instruction.op = Op::Scalar;
+  entry.instruction.lane = entry.result = lane;
+  runtime::ScalarSource source;
+  if (lane == Lane::F32 || lane == Lane::F64) {
+    source.constant.d = value;
+  } else {
+    source.constant.i = static_cast<int64_t>(value);
+  }
+  entry.instruction.index = add_scalar(source);
+  return add(entry);
+}
+
+Value ProgramBuilder::scalar(int32_t segment_scalar, Lane lane) {
+  Entry entry;
+  entry.instruction.op = Op::Scalar;
+  entry.instruction.lane = entry.result = lane;
+  entry.instruction.index = add_scalar({segment_scalar, {}});
+  return add(entry);
+}
+
+Value ProgramBuilder::linear_index() {
+  Entry entry;
+  entry.instruction.op = Op::LinearIndex;
+  entry.instruction.lane = entry.result = Lane::I64;
+  entry.kept = false;
+  return add(entry);
+}
+
+Value ProgramBuilder::column_index() {
+  Entry entry;
+  entry.instruction.op = Op::ColumnIndex;
+  entry.instruction.lane = entry.result = Lane::I64;
+  entry.kept = false;
+  return add(entry);
+}
+
+Value ProgramBuilder::uniform(int32_t first, Lane lane) {
+  Entry entry;
+  entry.instruction.op = Op::Uniform;
+  entry.instruction.lane = entry.result = lane;
+  // Seed and offset are read from two scalars in a row, so they are never shared with others.
+  entry.instruction.index = static_cast<int16_t>(scalars_.size());
+  scalars_.push_back({first, {}});
+  scalars_.push_back({first + 1, {}});
+  entry.kept = false;
+  return add(entry);
+}
+
+Value ProgramBuilder::apply(Op op, Lane lane, Value a, Value b, Value c) {
+  Entry entry;
+  entry.instruction.op = op;
+  entry.instruction.lane = lane;
+  const bool to_bool =
+      (op >= Op::Eq && op <= Op::IsInf) || op == Op::ReduceAny || op == Op::ReduceAll;
+  entry.result = to_bool ? Lane::Bool : lane;
+  entry.a = a;
+  entry.b = b;
+  entry.c = c;
+  return add(entry);
+}
+
+Value ProgramBuilder::convert(Value value, Lane to) {
+  if (lane(value) == to) return value;
+  Entry entry;
+  entry.instruction.op = Op::Convert;
+  entry.instruction.lane = entry.result = to;
+  entry.instruction.lane2 = lane(value);
+  entry.a = value;
+  return add(entry);
+}
+
+Value ProgramBuilder::round(Value value, DType dtype) {
+  if (dtype == DType::Float32 || dtype == DType::Float64 || dtype == DType::Int64 ||
+      dtype == DType::Bool) {
+    return value;
+  }
+  const Entry& source = values_[value];
+  const bool is_load = source.instruction.op == Op::Load;
+  if (is_load && operands_[source.instruction.index].view.dtype == dtype) return value;
+  if (source.instruction.op == Op::Round && source.instruction.dtype == dtype) return value;
+  Entry entry;
+  entry.instruction.op = Op::Round;
+  entry.instruction.lane = entry.result = lane(value);
+  entry.instruction.dtype = dtype;
+  entry.a = value;
+  return add(entry);
+}
+
+Value ProgramBuilder::cast(Value value, DType dtype) {
+  return round(convert(value, vec::lane_of(dtype)), dtype);
+}
+
+Value ProgramBuilder::reduce(Op op, Lane lane, Value value) {
+  int16_t slot = -1;
+  for (size_t i = 0; i < reductions_.size(); ++i) {
+    const Reduction& other = reductions_[i];
+    if (other.op == op && other.lane == lane && other.value == value) {
+      slot = static_cast<int16_t>(i);
+    }
+  }
+  if (slot < 0) {
+    slot = static_cast<int16_t>(reductions_.size());
+    reductions_.push_back({op, lane, value});
+  }
+  Entry entry;
+  entry.instruction.op = Op::Slot;
+  entry.instruction.index = slot;
+  entry.instruction.lane = entry.result = lane;
+  entry.kept = true;
+  entry.level = values_[value].level + 1;
+  return add(entry);
+}
+
+Value ProgramBuilder::input(const View& view, Domain domain) {
+  for (size_t i = outputs_.size(); i-- > 0;) {
+    if (same_elements(outputs_[i].view, view)) return outputs_[i].value;
+  }
+  return load(view, domain);
+}
+
+void ProgramBuilder::output(const View& view, Domain domain, Value value) {
+  if (view.absent()) return;
+  outputs_.push_back({view, domain, cast(value, view.dtype), false, -1});
+}
+
+void ProgramBuilder::store(const View& view) {
+  for (size_t i = outputs_.size(); i-- > 0;) {
+    Output& output = outputs_[i];
+    if (!same_elements(output.view, view)) continue;
+    if (!output.stored) {
+      output.stored = true;
+      output.operand = operand(view, output.domain);
+    }
+    return;
+  }
+}
+
+bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level) const {
+  const bool elements = over == vec::Over::Elements;
+  // What this phase has to make: reductions whose input is complete, and stores.
+  std::vector<bool> needed(values_.size());
+  std::vector<int16_t> reload(values_.size(), -1);
+  for (const Output& output : outputs_) {
+    // A value that an earlier phase stored can be loaded back instead of computed again.
+    if (elements && output.stored && output.domain == Domain::Elements &&
+        values_[output.value].level < level &&
+        values_[output.value].instruction.op != Op::Load) {
+      reload[output.value] = output.operand;
+    }
+  }
+  auto is_root = [&](const Output& output) {
+    if (!output.stored) return false;
+    if ((output.domain == Domain::Elements) != elements) return false;
+    return values_[output.value].level == level;
+  };
+  std::vector<Value> pending;
+  if (elements) {
+    for (const Reduction& reduction : reductions_) {
+      if (values_[reduction.value].level == level) pending.push_back(reduction.value);
+    }
+  }
+  for (const Output& output : outputs_) {
+    if (is_root(output)) pending.push_back(output.value);
+  }
+  if (pending.empty()) return true;
+  while (!pending.empty()) {
+    const Value value = pending.back();
+    pending.pop_back();
+    if (needed[value]) continue;
+    needed[value] = true;
+    if (reload[value] >= 0) continue;
+    const Entry& entry = values_[value];
+    for (Value operand : {entry.a, entry.b, entry.c}) {
+      if (operand >= 0) pending.push_back(operand);
+    }
+  }
+  // Last use of each value, in the order of values, in which they are emitted.
+  std::vector<Value> last(values_.size(), -1);
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (!needed[i]) continue;
+    last[i] = std::max(last[i], static_cast<Value>(i));
+    if (reload[i] >= 0) continue;
+    for (Value operand : {values_[i].a, values_[i].b, values_[i].c}) {
+      if (operand >= 0) last[operand] = std::max(last[operand], static_cast<Value>(i));
+    }
+  }
+  std::vector<uint8_t> registers(values_.size());
+  std::vector<uint8_t> free_registers;
+  for (int i = vec::kMaxRegisters; i-- > 0;) free_registers.push_back(static_cast<uint8_t>(i));
+  std::vector<std::vector<Value>> ends(values_.size());
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (needed[i]) ends[last[i]].push_back(static_cast<Value>(i));
+  }
+  vec::Phase phase{over, static_cast<int>(program.code.size()), 0};
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (!needed[i]) continue;
+    const Entry& entry = values_[i];
+    Instruction instruction = entry.instruction;
+    if (reload[i] >= 0) {
+      instruction = {};
+      instruction.op = Op::Load;
+      instruction.lane = entry.result;
+      instruction.index = reload[i];
+    } else {
+      if (entry.a >= 0) instruction.a = registers[entry.a];
+      if (entry.b >= 0) instruction.b = registers[entry.b];
+      if (entry.c >= 0) instruction.c = registers[entry.c];
+    }
+    if (free_registers.empty()) return false;
+    registers[i] = instruction.dst = free_registers.back();
+    free_registers.pop_back();
+    // Operands that end here are freed after the result has its register: an instruction whose lanes
+    // differ in width must not write over what it still reads.
+    for (Value ending : ends[i]) {
+      if (ending != static_cast<Value>(i)) free_registers.push_back(registers[ending]);
+    }
+    program.code.push_back(instruction);
+    if (elements) {
+      for (size_t slot = 0; slot < reductions_.size(); ++slot) {
+        const Reduction& reduction = reductions_[slot];
+        if (reduction.value != static_cast<Value>(i) || entry.level != level) continue;
+        Instruction reduce;
+        reduce.op = reduction.op;
+        reduce.lane = reduction.lane;
+        reduce.a = registers[i];
+        reduce.index = static_cast<int16_t>(slot);
+        program.code.push_back(reduce);
+      }
+    }
+    for (const Output& output : outputs_) {
+      if (output.value != static_cast<Value>(i) || !is_root(output)) continue;
+      Instruction store;
+      store.op = Op::Store;
+      store.lane = entry.result;
+      store.a = registers[i];
+      store.index = output.operand;
+      program.code.push_back(store);
+    }
+    if (last[i] == static_cast<Value>(i)) free_registers.push_back(registers[i]);
+  }
+  phase.end = static_cast<int>(program.code.size());
+  program.phases.push_back(phase);
+  return true;
+}
+
+std::optional<vec::Program> ProgramBuilder::build() const {
+  if (operands_.size() > vec::kMaxOperands || scalars_.size() > vec::kMaxScalars ||
+      reductions_.size() > vec::kMaxSlots) {
+    return std::nullopt;
+  }
+  vec::Program program;
+  program.kind = kind_;
+  program.scalars = static_cast<int>(scalars_.size());
+  for (const Operand& operand : operands_) program.operands.push_back(operand.view.dtype);
+  for (const Reduction& reduction : reductions_) program.slots.push_back(reduction.lane);
+  int levels = 0;
+  for (const Entry& entry : values_) levels = std::max(levels, entry.level);
+  for (int level = 0; level <= levels; ++level) {
+    // The kept indices first: their stores may be what nobody waits for, but slots of the level
+    // before are complete only now.
+    if (kind_ != vec::Kind::Pointwise && !emit_phase(program, vec::Over::Kept, level)) {
+      return std::nullopt;
+    }
+    const size_t phases = program.phases.size();
+    if (!emit_phase(program, vec::Over::Elements, level)) return std::nullopt;
+    // ColumnReduce has one phase over elements; a Pointwise program no reductions at all.
+    if (level > 0 && kind_ != vec::Kind::RowReduce && program.phases.size() != phases) {
+      return std::nullopt;
+    }
+  }
+  return program;
+}
+
+}  // namespace accel::graph

@@ -1,0 +1,163 @@
+#include "csrc/graph/recorder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <string_view>
+
+#include <c10/util/Exception.h>
+
+#include "csrc/graph/counters.h"
+#include "csrc/graph/executor.h"
+#include "csrc/runtime/process.h"
+
+namespace accel::graph {
+
+namespace {
+
+// How many Segments' sequence numbers are remembered: far more than can be in flight.
+constexpr size_t kRemembered = 4096;
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+std::atomic<bool>& fusion_flag() {
+  static std::atomic<bool> flag = [] {
+    const char* value = std::getenv("ACCEL_FUSION");
+    return !(value && std::string_view(value) == "0");
+  }();
+  return flag;
+}
+
+bool opens_kernel(Opcode opcode) { return opcode >= Opcode::Matmul; }
+
+[[maybe_unused]] const bool g_registered = [] {
+  runtime::register_tail_factory([](runtime::Stream& stream) -> std::unique_ptr<runtime::Tail> {
+    return std::make_unique<Recorder>(stream);
+  });
+  return true;
+}();
+
+}  // namespace
+
+bool fusion_enabled() { return fusion_flag().load(std::memory_order_relaxed); }
+void set_fusion_enabled(bool enabled) { fusion_flag().store(enabled); }
+
+bool Boundary::cut_before(uint64_t content, uint64_t weight, bool opens_kernel) {
+  recent_[count_++ % kRolling] = content;
+  uint64_t hash = 0;
+  for (int i = 0; i < kRolling; ++i) hash = mix(hash, recent_[(count_ + i) % kRolling]);
+  // The highest bit is the class: Nodes that open a kernel are the better places.
+  hash = opens_kernel ? hash >> 1 : hash >> 1 | uint64_t{1} << 63;
+  while (!minima_.empty() && minima_.back().hash > hash) minima_.pop_back();
+  minima_.push_back({position_, hash});
+  while (minima_.front().position + kWindow < position_) minima_.pop_front();
+  const bool least = minima_.front().hash == hash;
+  const bool cut = (least && since_cut_ >= kLeast) || since_cut_ >= kMost;
+  position_ += weight;
+  since_cut_ = cut ? weight : since_cut_ + weight;
+  return cut;
+}
+
+void Recorder::record(NodeSpec& node) {
+  bool handed_over = false;
+  {
+    std::lock_guard lock(mutex_);
+    uint64_t weight = 1;
+    uint64_t content = static_cast<uint64_t>(node.opcode);
+    for (const ViewSpec& view : node.outputs) {
+      if (!view.block) continue;
+      if (!view.block->writer.load(std::memory_order_relaxed)) {
+        weight += view.block->size / Boundary::kUnitBytes;
+      }
+      for (int i = 0; i < view.dims; ++i) {
+        content = mix(content, static_cast<uint64_t>(view.sizes[i]));
+      }
+    }
+    content = mix(content, node.inputs.size() << 8 | static_cast<uint8_t>(
+                                                         node.outputs.empty()
+                                                             ? DType::UInt8
+                                                             : node.outputs[0].dtype));
+    if (boundary_.cut_before(content, weight, opens_kernel(node.opcode)) && segment_) {
+      hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
+      separately_ = false;
+      handed_over = true;
+    }
+    if (!segment_) segment_ = std::make_unique<Segment>();
+    segment_->append(node);
+    for (const ViewSpec& view : node.outputs) {
+      if (!view.block) continue;
+      view.block->write_sequence.store(serial_, std::memory_order_relaxed);
+      view.block->writer.store(this, std::memory_order_release);
+    }
+    last_recorded_.store(now(), std::memory_order_relaxed);
+    if (!fusion_enabled()) {
+      hand_over_locked(Planning::Separately);
+      handed_over = true;
+    } else if (!pending_.load(std::memory_order_relaxed)) {
+      pending_.store(true, std::memory_order_release);
+      stream_.notice_pending();
+    }
+  }
+  count(Counter::Nodes);
+  if (handed_over) stream_.wait_for_room();
+}
+
+void Recorder::hand_over_locked(Planning planning) {
+  if (!segment_) return;
+  segment_->seal(planning == Planning::Separately);
+  pending_.store(false, std::memory_order_release);
+  count(Counter::Segments);
+  sequences_.push_back(
+      stream_.submit(make_segment_command(stream_, std::move(segment_),
+                                          planning == Planning::Separately)));
+  if (sequences_.size() > kRemembered) sequences_.pop_front();
+  ++serial_;
+}
+
+void Recorder::hand_over() {
+  std::lock_guard lock(mutex_);
+  hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
+  if (separately_) boundary_.restart();
+  separately_ = false;
+}
+
+void Recorder::hand_over_idle() {
+  std::lock_guard lock(mutex_);
+  if (!segment_) return;
+  hand_over_locked(Planning::Separately);
+  separately_ = true;
+}
+
+void Recorder::wait_for(runtime::Block& block, const char* reason) {
+  uint64_t sequence;
+  {
+    std::lock_guard lock(mutex_);
+    const uint64_t serial = block.write_sequence.load(std::memory_order_relaxed);
+    if (serial == serial_) {
+      hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
+      separately_ = false;
+      boundary_.restart();
+    }
+    const uint64_t first = serial_ - sequences_.size();
+    if (serial < first) return;  // ran long ago
+    sequence = sequences_[serial - first];
+  }
+  if (stream_.completed() < sequence) runtime::count_wait(reason);
+  stream_.wait(sequence);
+}
+
+void record(int device, NodeSpec& node) {
+  static_cast<Recorder*>(runtime::current_stream(device).tail())->record(node);
+}
+
+void wait_for(runtime::Block& block, const char* reason) {
+  if (auto* recorder = static_cast<Recorder*>(block.writer.load(std::memory_order_acquire))) {
+    recorder->wait_for(block, reason);
+  }
+}
+
+}  // namespace accel::graph

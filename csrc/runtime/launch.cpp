@@ -1,0 +1,168 @@
+// Binds Arguments to a Launch and calls the kernel. Called by the host driver on a stream's worker.
+#include "csrc/runtime/launch.h"
+
+#include "kernels/copy/copy.h"
+
+namespace accel::runtime {
+
+namespace {
+
+using kernels::vector::Scalar;
+
+Scalar value_of(const ScalarSource& source, const Arguments& arguments) {
+  return source.index < 0 ? source.constant : arguments.scalars[source.index];
+}
+
+void gather(const std::vector<ScalarSource>& sources, const Arguments& arguments, Scalar* out) {
+  for (size_t i = 0; i < sources.size(); ++i) out[i] = value_of(sources[i], arguments);
+}
+
+void run(const VectorLaunch& launch, const Arguments& arguments) {
+  kernels::vector::Operand operands[kernels::vector::kMaxOperands];
+  Scalar scalars[kernels::vector::kMaxScalars];
+  for (size_t i = 0; i < launch.operands.size(); ++i) {
+    operands[i] = launch.operands[i];
+    operands[i].data = arguments.address(launch.references[i]);
+  }
+  gather(launch.scalars, arguments, scalars);
+  kernels::vector::run(launch.program, launch.space, operands, scalars);
+}
+
+void run(const MatmulLaunch& launch, const Arguments& arguments) {
+  kernels::Matmul matmul = launch.matmul;
+  kernels::Epilogue::Operand operands[kernels::vector::kMaxOperands];
+  Scalar scalars[kernels::vector::kMaxScalars];
+  matmul.a.data = arguments.address(launch.a);
+  matmul.b.data = arguments.address(launch.b);
+  if (launch.out) {
+    matmul.out.data = arguments.address(launch.out);
+  } else {
+    for (size_t i = 0; i < launch.operands.size(); ++i) {
+      operands[i] = launch.operands[i];
+      operands[i].data = arguments.address(launch.references[i]);
+    }
+    gather(launch.scalars, arguments, scalars);
+    matmul.epilogue = {&launch.program, operands, scalars};
+  }
+  kernels::matmul(matmul);
+}
+
+kernels::AttentionTensor bind(const kernels::AttentionTensor& layout, Reference reference,
+                              const Arguments& arguments) {
+  kernels::AttentionTensor tensor = layout;
+  tensor.data = arguments.address(reference);
+  return tensor;
+}
+
+void run(const AttentionLaunch& launch, const Arguments& arguments) {
+  kernels::Attention attention = launch.attention;
+  attention.q = bind(attention.q, launch.q, arguments);
+  attention.k = bind(attention.k, launch.k, arguments);
+  attention.v = bind(attention.v, launch.v, arguments);
+  attention.mask = bind(attention.mask, launch.mask, arguments);
+  attention.scale = static_cast<float>(value_of(launch.scale, arguments).d);
+  attention.dropout = value_of(launch.dropout, arguments).d;
+  attention.seed = value_of(launch.seed, arguments).i;
+  attention.offset = value_of(launch.offset, arguments).i;
+  const auto out = bind(launch.out_layout, launch.out, arguments);
+  void* logsumexp = arguments.address(launch.logsumexp);
+  if (!launch.backward) return kernels::attention_forward(attention, out, logsumexp);
+  kernels::attention_backward(attention, bind(launch.grad_out_layout, launch.grad_out, arguments),
+                              out, logsumexp, bind(launch.dq_layout, launch.dq, arguments),
+                              bind(launch.dk_layout, launch.dk, arguments),
+                              bind(launch.dv_layout, launch.dv, arguments),
+                              bind(launch.dmask_layout, launch.dmask, arguments));
+}
+
+void run(const EmbeddingLaunch& launch, const Arguments& arguments) {
+  kernels::Embedding embedding = launch.embedding;
+  embedding.indices = arguments.address(launch.indices);
+  embedding.table = arguments.address(launch.table);
+  embedding.out = arguments.address(launch.out);
+  kernels::embedding(embedding, arguments.fault);
+}
+
+void run(const EmbeddingBackwardLaunch& launch, const Arguments& arguments) {
+  kernels::EmbeddingBackward embedding = launch.embedding;
+  embedding.indices = arguments.address(launch.indices);
+  embedding.grad = arguments.address(launch.grad);
+  embedding.grad_table = arguments.address(launch.grad_table);
+  kernels::embedding_backward(embedding, arguments.fault);
+}
+
+void run(const NllLossLaunch& launch, const Arguments& arguments) {
+  kernels::NllLoss loss = launch.loss;
+  loss.input = arguments.address(launch.input);
+  loss.targets = reinterpret_cast<const int64_t*>(arguments.address(launch.targets));
+  loss.weight = arguments.address(launch.weight);
+  loss.out = arguments.address(launch.out);
+  loss.total_weight = arguments.address(launch.total_weight);
+  kernels::nll_loss(loss, arguments.fault);
+}
+
+const float* float_pointer(Reference reference, const Arguments& arguments) {
+  return reinterpret_cast<const float*>(arguments.address(reference));
+}
+
+void run(const AdamLaunch& launch, const Arguments& arguments) {
+  kernels::Adam adam = launch.adam;
+  adam.learning_rate = value_of(launch.learning_rate, arguments).d;
+  adam.beta1 = value_of(launch.beta1, arguments).d;
+  adam.beta2 = value_of(launch.beta2, arguments).d;
+  adam.weight_decay = value_of(launch.weight_decay, arguments).d;
+  adam.eps = value_of(launch.eps, arguments).d;
+  adam.learning_rate_pointer = float_pointer(launch.learning_rate_pointer, arguments);
+  adam.grad_scale = float_pointer(launch.grad_scale, arguments);
+  adam.found_inf = float_pointer(launch.found_inf, arguments);
+  std::vector<kernels::AdamTensor> tensors;
+  tensors.reserve(launch.tensors.size());
+  for (const auto& tensor : launch.tensors) {
+    tensors.push_back({tensor.elements, tensor.dtype, tensor.state_dtype,
+                       arguments.address(tensor.parameter), arguments.address(tensor.grad),
+                       arguments.address(tensor.exp_avg), arguments.address(tensor.exp_avg_sq),
+                       arguments.address(tensor.max_exp_avg_sq),
+                       float_pointer(tensor.step, arguments)});
+  }
+  kernels::adam(adam, tensors.data(), static_cast<int64_t>(tensors.size()));
+}
+
+void run(const SgdLaunch& launch, const Arguments& arguments) {
+  kernels::Sgd sgd = launch.sgd;
+  sgd.learning_rate = value_of(launch.learning_rate, arguments).d;
+  sgd.momentum = value_of(launch.momentum, arguments).d;
+  sgd.dampening = value_of(launch.dampening, arguments).d;
+  sgd.weight_decay = value_of(launch.weight_decay, arguments).d;
+  sgd.learning_rate_pointer = float_pointer(launch.learning_rate_pointer, arguments);
+  sgd.grad_scale = float_pointer(launch.grad_scale, arguments);
+  sgd.found_inf = float_pointer(launch.found_inf, arguments);
+  std::vector<kernels::SgdTensor> tensors;
+  tensors.reserve(launch.tensors.size());
+  for (const auto& tensor : launch.tensors) {
+    tensors.push_back({tensor.elements, tensor.dtype, arguments.address(tensor.parameter),
+                       arguments.address(tensor.grad),
+                       arguments.address(tensor.momentum_buffer)});
+  }
+  kernels::sgd(sgd, tensors.data(), static_cast<int64_t>(tensors.size()));
+}
+
+void run(const CopyLaunch& launch, const Arguments& arguments) {
+  kernels::strided_copy(static_cast<int>(launch.sizes.size()), launch.sizes.data(),
+                        launch.element_size, arguments.address(launch.destination),
+                        launch.destination_strides.data(), arguments.address(launch.source),
+                        launch.source_strides.data());
+}
+
+void run(const HostLaunch& launch, const Arguments& arguments) {
+  std::vector<void*> addresses;
+  addresses.reserve(launch.views.size());
+  for (Reference view : launch.views) addresses.push_back(arguments.address(view));
+  arguments.host_calls[launch.call]->run(addresses.data());
+}
+
+}  // namespace
+
+void run_launch(const Launch& launch, const Arguments& arguments) {
+  std::visit([&](const auto& kernel) { run(kernel, arguments); }, launch.kernel);
+}
+
+}  // namespace accel::runtime

@@ -1,0 +1,143 @@
+// Launches: what a Plan consists of, and the boundary at which a Driver takes over. A Launch says
+// everything about one kernel call except addresses, offsets and scalars: those are Arguments, so
+// that a cached Plan serves every turn of a loop.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/common/fault.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/optimizer/optimizer.h"
+#include "kernels/vector/program.h"
+
+namespace accel::runtime {
+
+// A host op's call: runs an ATen CPU kernel on the stream's worker over aliased device memory.
+// addresses: host-visible address of each of the Node's Views, in the order they were recorded.
+class HostCall {
+ public:
+  virtual ~HostCall() = default;
+  virtual void run(void* const* addresses) = 0;
+  virtual const char* name() const = 0;
+};
+
+// Names one View of a Graph: its Buffer, and its ordinal among the Segment's Views, by which its
+// offset is found at run time.
+struct Reference {
+  int32_t buffer = -1;
+  int32_t view = -1;
+  explicit operator bool() const { return buffer >= 0; }
+};
+
+// What changes from one execution of a Plan to the next.
+struct Arguments {
+  char* const* addresses = nullptr;    // per Buffer: where kernels find it
+  const int64_t* offsets = nullptr;    // per View: bytes from the Buffer's start
+  const kernels::vector::Scalar* scalars = nullptr;
+  HostCall* const* host_calls = nullptr;
+  kernels::Fault* fault = nullptr;
+
+  char* address(Reference reference) const {
+    return reference ? addresses[reference.buffer] + offsets[reference.view] : nullptr;
+  }
+};
+
+// A scalar of a vector program: the Segment's scalar with that index, or a constant (index -1).
+struct ScalarSource {
+  int32_t index = -1;
+  kernels::vector::Scalar constant{};
+};
+
+struct VectorLaunch {
+  kernels::vector::Program program;
+  kernels::vector::Space space;
+  std::vector<Reference> references;               // per operand
+  std::vector<kernels::vector::Operand> operands;  // strides; data is filled in at run time
+  std::vector<ScalarSource> scalars;
+};
+
+struct MatmulLaunch {
+  kernels::Matmul matmul;  // pointers are filled in at run time
+  Reference a, b, out;     // out only without a program
+  kernels::vector::Program program;
+  std::vector<Reference> references;
+  std::vector<kernels::Epilogue::Operand> operands;
+  std::vector<ScalarSource> scalars;
+};
+
+struct AttentionLaunch {
+  bool backward = false;
+  kernels::Attention attention;
+  ScalarSource scale, dropout, seed, offset;
+  Reference q, k, v, mask, out, logsumexp, grad_out, dq, dk, dv, dmask;
+  kernels::AttentionTensor out_layout, grad_out_layout, dq_layout, dk_layout, dv_layout,
+      dmask_layout;
+};
+
+struct EmbeddingLaunch {
+  kernels::Embedding embedding;
+  Reference indices, table, out;
+};
+
+struct EmbeddingBackwardLaunch {
+  kernels::EmbeddingBackward embedding;
+  Reference indices, grad, grad_table;
+};
+
+struct NllLossLaunch {
+  kernels::NllLoss loss;
+  Reference input, targets, weight, out, total_weight;
+};
+
+struct AdamLaunch {
+  kernels::Adam adam;
+  ScalarSource learning_rate, beta1, beta2, weight_decay, eps;
+  Reference learning_rate_pointer, grad_scale, found_inf;
+  struct Tensor {
+    int64_t elements;
+    kernels::DType dtype, state_dtype;
+    Reference parameter, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step;
+  };
+  std::vector<Tensor> tensors;
+};
+
+struct SgdLaunch {
+  kernels::Sgd sgd;
+  ScalarSource learning_rate, momentum, dampening, weight_decay;
+  Reference learning_rate_pointer, grad_scale, found_inf;
+  struct Tensor {
+    int64_t elements;
+    kernels::DType dtype;
+    Reference parameter, grad, momentum_buffer;
+  };
+  std::vector<Tensor> tensors;
+};
+
+struct CopyLaunch {
+  int64_t element_size = 0;
+  std::vector<int64_t> sizes, destination_strides, source_strides;  // strides in bytes
+  Reference destination, source;
+};
+
+struct HostLaunch {
+  int32_t call = 0;  // into Arguments::host_calls
+  std::vector<Reference> views;
+};
+
+struct Launch {
+  std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, EmbeddingLaunch,
+               EmbeddingBackwardLaunch, NllLossLaunch, AdamLaunch, SgdLaunch, CopyLaunch,
+               HostLaunch>
+      kernel;
+  std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
+};
+
+// Runs a Launch with the kernels of this host, on the calling thread's team.
+void run_launch(const Launch& launch, const Arguments& arguments);
+
+}  // namespace accel::runtime
