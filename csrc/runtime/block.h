@@ -2,8 +2,8 @@
 //
 // A storage's DataPtr holds the user's reference; Recorder, Segments and Plans in flight hold
 // others. When the user's goes, the Block is dead to the user, irrevocably; when the last goes, the
-// memory returns to the allocator. Neither takes a lock or the GIL, so a Block may be dropped on any
-// thread, in any state, also in a forked child (where it does nothing).
+// memory returns to the allocator. Neither takes a lock or the GIL, so a Block may be dropped on
+// any thread, in any state, also in a forked child (where it does nothing).
 #pragma once
 
 #include <atomic>

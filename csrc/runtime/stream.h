@@ -16,8 +16,8 @@
 
 namespace accel::runtime {
 
-// One piece of queued work: a Segment, an event's mark. Destroyed on the worker after it ran; it may
-// own Blocks, never Tensors, Storages or IValues.
+// One piece of queued work: a Segment, an event's mark. Destroyed on the worker after it ran; it
+// may own Blocks, never Tensors, Storages or IValues.
 class Command {
  public:
   virtual ~Command() = default;
@@ -76,6 +76,9 @@ class Stream {
   virtual bool query() = 0;
 };
 
+// What c10::DeviceIndex and the streams' tables have room for.
+constexpr int kMaximumDevices = 64;
+
 // What may be in flight on a stream before wait_for_room() waits. Two Segments keep a worker busy;
 // the bytes bound how much memory that the user has freed is held by queued work
 // (ACCEL_IN_FLIGHT_BYTES overrides).
@@ -101,16 +104,16 @@ void synchronize_device(int device);
 // How many host threads wait for a stream right now: the worker's team is full width when one does.
 int waiting_hosts();
 
-// Counts one wait of the host, with what asked for it ("item", "copy to host", "synchronize"); under
-// ACCEL_LOG=sync prints the Python line.
+// Counts one wait of the host, with what asked for it ("item", "copy to host", "synchronize");
+// under ACCEL_LOG=sync prints the Python line.
 void count_wait(const char* reason);
 // The counts since the start or the last reset, by reason.
 std::map<std::string, uint64_t> wait_counts();
 void reset_wait_counts();
 
 // Hands over and waits for what is queued on every stream, for at most two seconds; what is left is
-// then skipped, and the workers end. A later submit() starts its worker again. Called at the exit of
-// the interpreter and of the process.
+// then skipped, and the workers end. A later submit() starts its worker again. Called at the exit
+// of the interpreter and of the process.
 void shutdown();
 
 }  // namespace accel::runtime

@@ -1,0 +1,98 @@
+// Recording, waiting for and timing of Events. See event.h.
+#include "csrc/runtime/event.h"
+
+#include <c10/util/Exception.h>
+
+#include "csrc/runtime/process.h"
+#include "csrc/runtime/worker_stream.h"
+
+namespace accel::runtime {
+
+namespace {
+
+class MarkCommand final : public Command {
+ public:
+  explicit MarkCommand(std::shared_ptr<EventMark> mark) : mark_(std::move(mark)) {}
+  void run() override { mark_->complete(); }
+  void skip() override { mark_->complete(); }
+
+ private:
+  std::shared_ptr<EventMark> mark_;
+};
+
+class WaitCommand final : public Command {
+ public:
+  explicit WaitCommand(std::shared_ptr<EventMark> mark) : mark_(std::move(mark)) {}
+  void run() override { mark_->wait(); }
+
+ private:
+  std::shared_ptr<EventMark> mark_;
+};
+
+}  // namespace
+
+void EventMark::complete() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    time_.store(steady_now(), std::memory_order_release);
+  }
+  completed_.notify_all();
+}
+
+void EventMark::wait() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  completed_.wait(lock, [this] { return is_complete(); });
+}
+
+Event::Recording Event::latest() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return latest_;
+}
+
+void Event::record(Stream& stream) {
+  check_fork();
+  if (Tail* tail = stream.tail()) tail->hand_over();
+  auto mark = std::make_shared<EventMark>();
+  const uint64_t sequence = stream.submit(std::make_unique<MarkCommand>(mark));
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    latest_ = {std::move(mark), &stream, sequence};
+  }
+  stream.wait_for_room();
+}
+
+void Event::block(Stream& stream) const {
+  check_fork();
+  const Recording recording = latest();
+  if (recording.mark == nullptr || recording.stream == &stream) return;
+  // Handed over whether or not the mark is complete: where a Segment ends must not depend on time.
+  if (Tail* tail = stream.tail()) tail->hand_over();
+  if (recording.mark->is_complete()) return;
+  stream.submit(std::make_unique<WaitCommand>(recording.mark));
+}
+
+bool Event::query() const {
+  check_fork();
+  const Recording recording = latest();
+  return recording.mark == nullptr || recording.mark->is_complete();
+}
+
+void Event::synchronize() const {
+  check_fork();
+  const Recording recording = latest();
+  if (recording.mark == nullptr) return;
+  count_wait("event");
+  recording.stream->wait(recording.sequence);
+}
+
+double Event::elapsed_milliseconds(const Event& end) const {
+  const Recording first = latest();
+  const Recording last = end.latest();
+  TORCH_CHECK_VALUE(first.mark != nullptr && last.mark != nullptr,
+                    "Both events must be recorded before calculating elapsed time.");
+  TORCH_CHECK(first.mark->is_complete() && last.mark->is_complete(),
+              "Both events must be completed before calculating elapsed time.");
+  return static_cast<double>(last.mark->time() - first.mark->time()) * 1e-6;
+}
+
+}  // namespace accel::runtime
