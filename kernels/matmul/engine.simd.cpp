@@ -1,0 +1,582 @@
+// Packing and the register-blocked inner products, once per instruction set. Called through the
+// Engine tables; never allocates and knows nothing of threads.
+#include "kernels/matmul/engine.h"
+
+#include <cstring>
+
+#if defined(__x86_64__)
+// GCC's own header trips this warning (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
+#include "kernels/common/isa.h"
+#include "kernels/matmul/convert.h"
+
+namespace accel::kernels::ACCEL_ISA {
+namespace {
+
+#define ACCEL_INLINE inline __attribute__((always_inline))
+
+// Bytes of a vector register, and rows of A whose sums stay in registers: with two vectors of
+// columns, 14 rows take 28 of 32 registers (AVX-512), 6 rows take 12 of 16.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 14, kRowPitch = 16;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kRows = 6, kRowPitch = 8;
+#else
+constexpr int kVectorBytes = 16, kRows = 6, kRowPitch = 8;
+#endif
+constexpr int kColumnVectors = 2;
+
+// A vector type, how one step of k enters the sums, and how packed memory is counted in steps.
+struct Float32Lanes {
+  using Packed = float;
+  using Step = float;
+  using Sum = float;
+  typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  static constexpr DType kPacked = DType::Float32, kSum = DType::Float32;
+  // A panel of B (32 columns: 32 KiB) stays in the first level cache while panels of A pass.
+  static constexpr int kGroup = 1, kBlock = 256;
+  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+    return sum + a * b;
+#endif
+  }
+};
+
+struct Float64Lanes {
+  using Packed = double;
+  using Step = double;
+  using Sum = double;
+  typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  static constexpr DType kPacked = DType::Float64, kSum = DType::Float64;
+  static constexpr int kGroup = 1, kBlock = 256;
+  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
+#else
+    return sum + a * b;
+#endif
+  }
+};
+
+// Unsigned, because sums wrap.
+struct Int64Lanes {
+  using Packed = int64_t;
+  using Step = uint64_t;
+  using Sum = uint64_t;
+  typedef uint64_t Vector __attribute__((vector_size(kVectorBytes)));
+  static constexpr DType kPacked = DType::Int64, kSum = DType::Int64;
+  static constexpr int kGroup = 1, kBlock = 256;
+  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return sum + a * b; }
+};
+
+// Two values of k a step, as VDPBF16PS and brgemm want them. 16-bit values are packed alike, so
+// Half differs by its conversion only.
+template <typename Value>
+struct PairLanes {
+  using Packed = Value;
+  using Step = uint32_t;
+  using Sum = float;
+  typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  static constexpr DType kPacked =
+      __is_same(Value, Brain) ? DType::BFloat16 : DType::Float16;
+  static constexpr DType kSum = DType::Float32;
+  static constexpr int kGroup = 2, kBlock = 512;
+#if defined(__AVX512F__)
+  typedef uint32_t Pairs __attribute__((vector_size(kVectorBytes)));
+  // In assembly so that this file needs no AVX512-BF16 flag, with which the compiler could use such
+  // instructions in its other functions.
+  static ACCEL_INLINE Vector multiply_add(Pairs a, Pairs b, Vector sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+#endif
+};
+
+// --- Products -------------------------------------------------------------------------------
+
+template <typename Lanes, int Rows>
+void multiply_rows(const typename Lanes::Step* a, const typename Lanes::Step* b, int64_t steps,
+                   int columns, typename Lanes::Sum* c, int64_t c_stride, Update update) {
+  using Step = typename Lanes::Step;
+  using Sum = typename Lanes::Sum;
+  using Vector = typename Lanes::Vector;
+  typedef Step StepVector __attribute__((vector_size(kVectorBytes)));
+  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Sum));
+  constexpr int kColumns = kColumnVectors * kWidth;
+
+  Vector sums[Rows][kColumnVectors] = {};
+  for (int64_t step = 0; step < steps; ++step) {
+    StepVector column[kColumnVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) {
+      std::memcpy(&column[v], b + v * kWidth, sizeof(StepVector));
+    }
+#pragma GCC unroll 14
+    for (int row = 0; row < Rows; ++row) {
+      const StepVector value = a[row] - StepVector{};
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) {
+        sums[row][v] = Lanes::multiply_add(value, column[v], sums[row][v]);
+      }
+    }
+    a += kRowPitch;
+    b += kColumns;
+  }
+
+  if (columns == kColumns) {
+#pragma GCC unroll 14
+    for (int row = 0; row < Rows; ++row) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) {
+        Sum* target = c + row * c_stride + v * kWidth;
+        if (update == Update::Add) {
+          Vector before;
+          std::memcpy(&before, target, sizeof(before));
+          sums[row][v] += before;
+        }
+        std::memcpy(target, &sums[row][v], sizeof(Vector));
+      }
+    }
+    return;
+  }
+  Sum spill[kColumns];
+#pragma GCC unroll 14
+  for (int row = 0; row < Rows; ++row) {
+    std::memcpy(spill, &sums[row], sizeof(spill));
+    Sum* target = c + row * c_stride;
+    if (update == Update::Add) {
+      for (int j = 0; j < columns; ++j) target[j] += spill[j];
+    } else {
+      for (int j = 0; j < columns; ++j) target[j] = spill[j];
+    }
+  }
+}
+
+template <typename Lanes, int Rows = kRows>
+ACCEL_INLINE void choose_rows(int rows, const typename Lanes::Step* a,
+                              const typename Lanes::Step* b, int64_t steps, int columns,
+                              typename Lanes::Sum* c, int64_t c_stride, Update update) {
+  if (rows == Rows) {
+    multiply_rows<Lanes, Rows>(a, b, steps, columns, c, c_stride, update);
+  } else if constexpr (Rows > 1) {
+    choose_rows<Lanes, Rows - 1>(rows, a, b, steps, columns, c, c_stride, update);
+  }
+}
+
+template <typename Lanes>
+void multiply(const void* a, const void* b, int rows, int columns, int64_t k, void* c,
+              int64_t c_stride, Update update) {
+  choose_rows<Lanes>(rows, static_cast<const typename Lanes::Step*>(a),
+                     static_cast<const typename Lanes::Step*>(b),
+                     (k + Lanes::kGroup - 1) / Lanes::kGroup, columns,
+                     static_cast<typename Lanes::Sum*>(c), c_stride, update);
+}
+
+// --- Packing --------------------------------------------------------------------------------
+// A packed panel is [steps][Width] of Step. Lanes beyond the last one hold zeros or copies: what
+// they multiply is never stored.
+
+template <int Width, typename Step>
+void place_k_scalar(const char* source, int64_t lane_bytes, int lanes, int64_t first,
+                    int64_t steps, Step* packed, int64_t pitch) {
+  for (int lane = 0; lane < Width; ++lane) {
+    const char* line = source + (lane < lanes ? lane : lanes - 1) * lane_bytes;
+    for (int64_t step = first; step < steps; ++step) {
+      std::memcpy(packed + step * pitch + lane, line + step * sizeof(Step), sizeof(Step));
+    }
+  }
+}
+
+// Values of one lane are contiguous along k. `pitch` steps lie between one step of k and the next.
+template <int Width, typename Step>
+void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, Step* packed,
+             int64_t pitch = Width) {
+  int64_t done = 0;
+#if defined(__AVX512F__)
+  // 16 × 16 words through registers. Each line of the source is touched once: rows that are a
+  // multiple of 4096 bytes apart share a set of the first level cache, which has fewer ways.
+  if constexpr (sizeof(Step) == 4 && Width % 16 == 0) {
+    for (; done < steps; done += 16) {
+      const int count = steps - done < 16 ? static_cast<int>(steps - done) : 16;
+      const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+      for (int first = 0; first < Width; first += 16) {
+        __m512i r[16], t[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+          const int lane = first + i < lanes ? first + i : lanes - 1;
+          r[i] = _mm512_maskz_loadu_epi32(mask, source + lane * lane_bytes + done * 4);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 16; i += 2) {
+          t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+          t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 16; i += 4) {
+          r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+          r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+          r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+          r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        // r[4 * g + s]: 128-bit piece q holds step 4 * q + s of rows 4 * g .. 4 * g + 3.
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+          t[s] = _mm512_shuffle_i32x4(r[s], r[4 + s], 0x88);
+          t[4 + s] = _mm512_shuffle_i32x4(r[8 + s], r[12 + s], 0x88);
+          t[8 + s] = _mm512_shuffle_i32x4(r[s], r[4 + s], 0xdd);
+          t[12 + s] = _mm512_shuffle_i32x4(r[8 + s], r[12 + s], 0xdd);
+        }
+        Step* target = packed + done * pitch + first;
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+          const __m512i steps_0_4_8_12[4] = {_mm512_shuffle_i32x4(t[s], t[4 + s], 0x88),
+                                             _mm512_shuffle_i32x4(t[8 + s], t[12 + s], 0x88),
+                                             _mm512_shuffle_i32x4(t[s], t[4 + s], 0xdd),
+                                             _mm512_shuffle_i32x4(t[8 + s], t[12 + s], 0xdd)};
+#pragma GCC unroll 4
+          for (int q = 0; q < 4; ++q) {
+            const int step = 4 * q + s;
+            if (step < count) _mm512_storeu_si512(target + step * pitch, steps_0_4_8_12[q]);
+          }
+        }
+      }
+    }
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Step) == 4 && Width % 8 == 0) {
+    for (; done + 8 <= steps; done += 8) {
+      for (int first = 0; first < Width; first += 8) {
+        __m256i r[8], t[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) {
+          const int lane = first + i < lanes ? first + i : lanes - 1;
+          r[i] = _mm256_loadu_si256(
+              reinterpret_cast<const __m256i*>(source + lane * lane_bytes + done * 4));
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 8; i += 2) {
+          t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+          t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 8; i += 4) {
+          r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+          r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+          r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+          r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        Step* target = packed + done * pitch + first;
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + s * pitch),
+                              _mm256_permute2x128_si256(r[s], r[4 + s], 0x20));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + (s + 4) * pitch),
+                              _mm256_permute2x128_si256(r[s], r[4 + s], 0x31));
+        }
+      }
+    }
+  }
+#endif
+  if (done < steps) place_k_scalar<Width>(source, lane_bytes, lanes, done, steps, packed, pitch);
+}
+
+// Lanes are contiguous for one k.
+template <int Width, typename Step>
+void place_lanes(const Step* source, int64_t k_stride, int lanes, int64_t steps, Step* packed) {
+  if (lanes == Width) {
+    for (int64_t step = 0; step < steps; ++step) {
+      std::memcpy(packed + step * Width, source + step * k_stride, Width * sizeof(Step));
+    }
+    return;
+  }
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int lane = 0; lane < lanes; ++lane) {
+      packed[step * Width + lane] = source[step * k_stride + lane];
+    }
+    for (int lane = lanes; lane < Width; ++lane) packed[step * Width + lane] = 0;
+  }
+}
+
+// Two rows of 16-bit values become one row of pairs.
+template <int Width>
+void place_pairs(const uint16_t* source, int64_t k_stride, int lanes, int64_t k,
+                 uint32_t* packed) {
+  static constexpr uint16_t kZeros[Width] = {};
+  for (int64_t i = 0; i < k; i += 2, packed += Width) {
+    const uint16_t* even = source + i * k_stride;
+    const uint16_t* odd = i + 1 < k ? even + k_stride : kZeros;
+    const auto pair = [&](int lane) { return even[lane] | static_cast<uint32_t>(odd[lane]) << 16; };
+    if (lanes == Width) {
+      for (int lane = 0; lane < Width; ++lane) packed[lane] = pair(lane);
+    } else {
+      for (int lane = 0; lane < lanes; ++lane) packed[lane] = pair(lane);
+      for (int lane = lanes; lane < Width; ++lane) packed[lane] = 0;
+    }
+  }
+}
+
+template <typename Lanes, int Width>
+void place(const typename Lanes::Packed* source, int64_t lane_stride, int64_t k_stride, int lanes,
+           int64_t k, typename Lanes::Step* packed) {
+  using Packed = typename Lanes::Packed;
+  using Step = typename Lanes::Step;
+  if (k_stride == 1) {
+    const auto* bytes = reinterpret_cast<const char*>(source);
+    const int64_t lane_bytes = lane_stride * static_cast<int64_t>(sizeof(Packed));
+    const int64_t steps = k / Lanes::kGroup;
+    place_k<Width>(bytes, lane_bytes, lanes, steps, packed);
+    if (steps * Lanes::kGroup < k) {
+      for (int lane = 0; lane < Width; ++lane) {
+        Step last = 0;
+        const int from = lane < lanes ? lane : lanes - 1;
+        std::memcpy(&last, source + from * lane_stride + k - 1, sizeof(Packed));
+        packed[steps * Width + lane] = last;
+      }
+    }
+  } else if constexpr (Lanes::kGroup == 1) {
+    place_lanes<Width>(reinterpret_cast<const Step*>(source), k_stride, lanes, k, packed);
+  } else {
+    place_pairs<Width>(reinterpret_cast<const uint16_t*>(source), k_stride, lanes, k, packed);
+  }
+}
+
+template <typename Lanes, int Width>
+void pack(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
+          void* packed) {
+  using Packed = typename Lanes::Packed;
+  using Step = typename Lanes::Step;
+  auto* target = static_cast<Step*>(packed);
+  const bool same = source.dtype == Lanes::kPacked && part == Part::Value &&
+                    (compute == Lanes::kPacked || Lanes::kPacked != DType::Float32);
+  if (same && (source.k_stride == 1 || source.lane_stride == 1)) {
+    place<Lanes, Width>(reinterpret_cast<const Packed*>(source.data), source.lane_stride,
+                        source.k_stride, lanes, k, target);
+    return;
+  }
+  // Converted piece by piece on the stack, in the order of memory.
+  constexpr int kPiece = 64;
+  Packed piece[Width * kPiece];
+  const int64_t size = size_of(source.dtype);
+  for (int64_t first = 0; first < k; first += kPiece) {
+    const int count = k - first < kPiece ? static_cast<int>(k - first) : kPiece;
+    const char* data = source.data + first * source.k_stride * size;
+    Step* to = target + first / Lanes::kGroup * Width;
+    if (source.lane_stride == 1) {
+      for (int i = 0; i < count; ++i) {
+        convert_run(data + i * source.k_stride * size, source.dtype, 1, compute, part, lanes,
+                    piece + i * Width);
+      }
+      place<Lanes, Width>(piece, 1, Width, lanes, count, to);
+    } else {
+      for (int lane = 0; lane < lanes; ++lane) {
+        convert_run(data + lane * source.lane_stride * size, source.dtype, source.k_stride,
+                    compute, part, count, piece + lane * kPiece);
+      }
+      place<Lanes, Width>(piece, kPiece, 1, lanes, count, to);
+    }
+  }
+}
+
+// Rows as they are multiplied by brgemm: [rows][k], both padded with zeros.
+template <typename Lanes>
+void pack_row_major(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
+                    void* packed) {
+  using Packed = typename Lanes::Packed;
+  const int64_t size = size_of(source.dtype);
+  const int64_t padded_k = (k + kBrgemmGroup - 1) / kBrgemmGroup * kBrgemmGroup;
+  const int padded_lanes = (lanes + kBrgemmRowStep - 1) / kBrgemmRowStep * kBrgemmRowStep;
+  auto* target = static_cast<Packed*>(packed);
+  if (source.lane_stride == 1 && source.k_stride != 1) {
+    // Lanes are contiguous in memory: pairs of k are made first, then transposed as words.
+    constexpr int kPairs = kBrgemmGroup / 2;
+    Packed piece[kBrgemmGroup * kBrgemmPanel];
+    uint32_t pairs[kPairs * kBrgemmPanel];
+    for (int64_t first = 0; first < k; first += kBrgemmGroup) {
+      const int count = k - first < kBrgemmGroup ? static_cast<int>(k - first) : kBrgemmGroup;
+      for (int i = 0; i < count; ++i) {
+        convert_run(source.data + (first + i) * source.k_stride * size, source.dtype, 1, compute,
+                    part, lanes, piece + i * kBrgemmPanel);
+      }
+      if (count < kBrgemmGroup) std::memset(pairs, 0, sizeof(pairs));
+      place_pairs<kBrgemmPanel>(reinterpret_cast<const uint16_t*>(piece), kBrgemmPanel, lanes,
+                                count, pairs);
+      place_k<kPairs>(reinterpret_cast<const char*>(pairs), kBrgemmPanel * sizeof(uint32_t),
+                      kPairs, lanes, reinterpret_cast<uint32_t*>(target + first), padded_k / 2);
+    }
+  } else {
+    for (int lane = 0; lane < lanes; ++lane) {
+      convert_run(source.data + lane * source.lane_stride * size, source.dtype, source.k_stride,
+                  compute, part, k, target + lane * padded_k);
+      std::memset(target + lane * padded_k + k, 0, (padded_k - k) * sizeof(Packed));
+    }
+  }
+  std::memset(target + lanes * padded_k, 0, (padded_lanes - lanes) * padded_k * sizeof(Packed));
+}
+
+// Columns in pairs of k, k padded with zeros.
+template <typename Lanes>
+void pack_pairs(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
+                void* packed) {
+  pack<Lanes, kBrgemmPanel>(source, compute, part, lanes, k, packed);
+  const int64_t padded = (k + kBrgemmGroup - 1) / kBrgemmGroup * kBrgemmGroup;
+  const int64_t paired = (k + 1) / 2 * 2;
+  std::memset(static_cast<uint16_t*>(packed) + paired * kBrgemmPanel, 0,
+              (padded - paired) * kBrgemmPanel * sizeof(uint16_t));
+}
+
+template <typename Lanes>
+constexpr Engine make_engine() {
+  constexpr int kColumns = kColumnVectors * kVectorBytes / static_cast<int>(sizeof(typename Lanes::Sum));
+  Engine engine;
+  engine.rows = kRows;
+  engine.row_pitch = kRowPitch;
+  engine.columns = kColumns;
+  engine.k_block = Lanes::kBlock;
+  engine.k_group = Lanes::kGroup;
+  engine.packed_size = sizeof(typename Lanes::Packed);
+  engine.accumulator = Lanes::kSum;
+  engine.pack_rows = pack<Lanes, kRowPitch>;
+  engine.pack_columns = pack<Lanes, kColumns>;
+  engine.multiply = multiply<Lanes>;
+  return engine;
+}
+
+}  // namespace
+
+const Engine* float32_engine() {
+  static constexpr Engine kEngine = make_engine<Float32Lanes>();
+  return &kEngine;
+}
+
+const Engine* float64_engine() {
+  static constexpr Engine kEngine = make_engine<Float64Lanes>();
+  return &kEngine;
+}
+
+const Engine* int64_engine() {
+  static constexpr Engine kEngine = make_engine<Int64Lanes>();
+  return &kEngine;
+}
+
+const Engine* bfloat16_engine() {
+#if defined(__AVX512F__)
+  static constexpr Engine kEngine = make_engine<PairLanes<Brain>>();
+  static const bool usable = __builtin_cpu_supports("avx512bf16");
+  return usable ? &kEngine : nullptr;
+#else
+  return nullptr;
+#endif
+}
+
+Engine brgemm_packing(DType dtype) {
+  Engine engine;
+  engine.rows = engine.row_pitch = engine.columns = kBrgemmPanel;
+  engine.k_block = 512;
+  engine.k_group = kBrgemmGroup;
+  engine.packed_size = 2;
+  engine.accumulator = DType::Float32;
+  if (dtype == DType::BFloat16) {
+    engine.pack_rows = pack_row_major<PairLanes<Brain>>;
+    engine.pack_columns = pack_pairs<PairLanes<Brain>>;
+  } else {
+    engine.pack_rows = pack_row_major<PairLanes<_Float16>>;
+    engine.pack_columns = pack_pairs<PairLanes<_Float16>>;
+  }
+  return engine;
+}
+
+bool splits_safely(const PanelSource& source, int64_t lanes, int64_t k) {
+  constexpr int kPiece = 256;
+  // The first number that rounds to infinity in bf16, and all beyond.
+  constexpr uint32_t kTooLarge = 0x7f7f8000u;
+  const bool across = source.lane_stride == 1 && source.k_stride != 1;
+  const int64_t lines = across ? k : lanes, length = across ? lanes : k;
+  const int64_t line_stride = across ? source.k_stride : source.lane_stride;
+  const int64_t stride = across ? source.lane_stride : source.k_stride;
+  float values[kPiece];
+  for (int64_t line = 0; line < lines; ++line) {
+    for (int64_t first = 0; first < length; first += kPiece) {
+      const int64_t count = length - first < kPiece ? length - first : kPiece;
+      convert_run(source.data + (line * line_stride + first * stride) * size_of(source.dtype),
+                  source.dtype, stride, DType::Float32, Part::Value, count, values);
+      uint32_t largest = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, &values[i], sizeof(bits));
+        bits &= 0x7fffffffu;
+        largest = bits > largest ? bits : largest;
+      }
+      if (largest >= kTooLarge) return false;
+    }
+  }
+  return true;
+}
+
+// --- Results --------------------------------------------------------------------------------
+
+void round_values(float* values, int64_t n, DType dtype) {
+  if (dtype == DType::BFloat16) {
+    for (int64_t i = 0; i < n; ++i) values[i] = widen(to_brain(values[i]));
+  } else if (dtype == DType::Float16) {
+    for (int64_t i = 0; i < n; ++i) {
+      values[i] = static_cast<float>(static_cast<_Float16>(values[i]));
+    }
+  }
+}
+
+namespace {
+
+template <typename Target, typename Source>
+void store_as(const Source* values, int64_t n, void* out, int64_t stride) {
+  auto* target = static_cast<Target*>(out);
+  if (stride == 1) {
+    for (int64_t i = 0; i < n; ++i) target[i] = convert<Target>(values[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) target[i * stride] = convert<Target>(values[i]);
+  }
+}
+
+}  // namespace
+
+void store_values(const void* values, DType accumulator, int64_t n, void* out, DType dtype,
+                  int64_t stride) {
+  if (accumulator == DType::Float32) {
+    const auto* from = static_cast<const float*>(values);
+    if (dtype == DType::BFloat16) return store_as<Brain>(from, n, out, stride);
+    if (dtype == DType::Float16) return store_as<_Float16>(from, n, out, stride);
+    if (dtype == DType::Float64) return store_as<double>(from, n, out, stride);
+    return store_as<float>(from, n, out, stride);
+  }
+  if (accumulator == DType::Float64) {
+    const auto* from = static_cast<const double*>(values);
+    if (dtype == DType::Float32) return store_as<float>(from, n, out, stride);
+    return store_as<double>(from, n, out, stride);
+  }
+  const auto* from = static_cast<const int64_t*>(values);
+  switch (dtype) {
+    case DType::Int64:
+      return store_as<int64_t>(from, n, out, stride);
+    case DType::Int32:
+      return store_as<int32_t>(from, n, out, stride);
+    case DType::Int16:
+      return store_as<int16_t>(from, n, out, stride);
+    case DType::Int8:
+      return store_as<int8_t>(from, n, out, stride);
+    default:
+      return store_as<uint8_t>(from, n, out, stride);
+  }
+}
+
+}  // namespace accel::kernels::ACCEL_ISA
