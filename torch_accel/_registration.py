@@ -26,8 +26,8 @@ def register() -> None:
         if error.name != "torch_accel._C":
             raise
         raise ImportError(
-            f"the compiled part of torch_accel is missing in {os.path.dirname(__file__)}; if that is "
-            f"the source tree, run `make build` there or start Python from another folder"
+            f"the compiled part of torch_accel is missing in {os.path.dirname(__file__)}; if that "
+            f"is the source tree, run `make build` there or start Python from another folder"
         ) from error
 
     torch.utils.rename_privateuse1_backend("accel")
@@ -40,5 +40,8 @@ def register() -> None:
         sys.modules[f"torch.accel.{name}"] = getattr(accel, name)
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     _patches.apply()
+    if "sync" in os.environ.get("ACCEL_LOG", "").split(","):
+        # Lets the log name the forward line of an op that waits in backward.
+        torch.autograd.set_detect_anomaly(True, check_nan=False)
     dynamo.register_when_imported()
     _registered = True

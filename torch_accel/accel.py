@@ -25,7 +25,6 @@ from torch_accel.device import (
 )
 from torch_accel.memory import (
     empty_cache,
-    get_per_process_memory_fraction,
     max_memory_allocated,
     max_memory_reserved,
     mem_get_info,
@@ -86,7 +85,6 @@ __all__ = [
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
-    "get_per_process_memory_fraction",
     "get_rng_state",
     "get_rng_state_all",
     "init",

@@ -6,8 +6,6 @@ from torch.types import Device
 from torch_accel import _C
 from torch_accel._utils import _get_device_index
 
-_initialized = False
-
 
 def _is_in_bad_fork() -> bool:
     """Whether this is a forked child of a process that had used the device, which cannot use it."""
@@ -15,14 +13,8 @@ def _is_in_bad_fork() -> bool:
 
 
 def _lazy_init() -> None:
-    """Called by PyTorch before the first use of the device."""
-    global _initialized
-    if _is_in_bad_fork():
-        raise RuntimeError(
-            "Cannot use accel in a forked subprocess: the device's workers did not survive the fork."
-            " To use accel with multiprocessing, use the 'spawn' start method"
-        )
-    _initialized = True
+    """Called by PyTorch before the first use of the device. Raises in a forked child."""
+    _C.initialize()
 
 
 def init() -> None:
@@ -32,7 +24,7 @@ def init() -> None:
 
 def is_initialized() -> bool:
     """Whether the device has been initialised in this process."""
-    return _initialized and not _is_in_bad_fork()
+    return _C.is_initialized() and not _is_in_bad_fork()
 
 
 def is_available() -> bool:

@@ -18,6 +18,7 @@ _VARIABLES = {
     "ACCEL_FUSION": "1",
     "ACCEL_FALLBACK": "warn",
     "ACCEL_MEMORY": "plain",
+    "ACCEL_MEMORY_CAPACITY": "80 % of the machine's",
     "ACCEL_LOG": "nothing",
     "OMP_NUM_THREADS": "the number of cores",
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "1",

@@ -66,16 +66,8 @@ def mem_get_info(device: Device = None) -> tuple[int, int]:
 
 
 def set_per_process_memory_fraction(fraction: float, device: Device = None) -> None:
-    """Sets the device's capacity to a fraction of the machine's memory (default: 0.8)."""
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"Invalid fraction {fraction}: it must be between 0 and 1")
-    index = _get_device_index(device, optional=True)
-    _C.set_capacity(index, int(fraction * _C.machine_memory()))
-
-
-def get_per_process_memory_fraction(device: Device = None) -> float:
-    """The device's capacity as a fraction of the machine's memory."""
-    return _C.capacity(_get_device_index(device, optional=True)) / _C.machine_memory()
+    """Bounds what the allocator takes to a fraction in (0, 1] of the device's memory."""
+    _C.set_memory_fraction(fraction, _get_device_index(device, optional=True))
 
 
 def memory_snapshot(device: Device = None) -> list[dict[str, Any]]:

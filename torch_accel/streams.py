@@ -22,11 +22,6 @@ class Stream(torch.Stream):
         index = _get_device_index(device, optional=True)
         return super().__new__(cls, torch.device("accel", index), priority=priority)
 
-    @staticmethod
-    def priority_range() -> tuple[int, int]:
-        """The lowest and the highest priority."""
-        return _C.stream_priority_range()
-
     def __repr__(self) -> str:
         return f"<torch.accel.Stream device={self.device} stream_id={self.stream_id}>"
 

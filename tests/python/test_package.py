@@ -52,7 +52,7 @@ def test_autoload_can_be_switched_off_and_the_package_imported(run_python):
     ids=["broken extension", "other torch", "another backend"],
 )
 def test_a_failure_to_load_does_not_break_torch(run_python, failure, reason):
-    # Autoloading is done by hand after the failure has been prepared, in the way that torch does it.
+    # Autoloading is done by hand, as torch does it, after the failure has been prepared.
     out = run_python(
         f"""
         import os, sys, warnings
@@ -102,17 +102,61 @@ def test_doctor_finds_all_well(run_python):
 
 # ---- names ----
 
-CUDA_NAMES = """
-    Event OutOfMemoryError Stream StreamContext amp can_device_access_peer current_device
-    current_stream default_generators default_stream device device_count device_of empty_cache
-    get_device_capability get_device_name get_device_properties get_per_process_memory_fraction
-    get_rng_state get_rng_state_all init initial_seed is_available is_bf16_supported is_initialized
-    manual_seed manual_seed_all max_memory_allocated max_memory_reserved mem_get_info memory
-    memory_allocated memory_reserved memory_snapshot memory_stats memory_stats_as_nested_dict
-    memory_summary random reset_accumulated_memory_stats reset_max_memory_allocated
-    reset_peak_memory_stats seed seed_all set_device set_per_process_memory_fraction set_rng_state
-    set_rng_state_all set_stream stream streams synchronize _is_in_bad_fork _lazy_init _utils
-""".split()
+CUDA_NAMES = [
+    "Event",
+    "OutOfMemoryError",
+    "Stream",
+    "StreamContext",
+    "_is_in_bad_fork",
+    "_lazy_init",
+    "_utils",
+    "amp",
+    "can_device_access_peer",
+    "current_device",
+    "current_stream",
+    "default_generators",
+    "default_stream",
+    "device",
+    "device_count",
+    "device_of",
+    "empty_cache",
+    "get_device_capability",
+    "get_device_name",
+    "get_device_properties",
+    "get_rng_state",
+    "get_rng_state_all",
+    "init",
+    "initial_seed",
+    "is_available",
+    "is_bf16_supported",
+    "is_initialized",
+    "manual_seed",
+    "manual_seed_all",
+    "max_memory_allocated",
+    "max_memory_reserved",
+    "mem_get_info",
+    "memory",
+    "memory_allocated",
+    "memory_reserved",
+    "memory_snapshot",
+    "memory_stats",
+    "memory_stats_as_nested_dict",
+    "memory_summary",
+    "random",
+    "reset_accumulated_memory_stats",
+    "reset_max_memory_allocated",
+    "reset_peak_memory_stats",
+    "seed",
+    "seed_all",
+    "set_device",
+    "set_per_process_memory_fraction",
+    "set_rng_state",
+    "set_rng_state_all",
+    "set_stream",
+    "stream",
+    "streams",
+    "synchronize",
+]
 
 
 @pytest.mark.parametrize("name", CUDA_NAMES)
@@ -315,14 +359,22 @@ def test_memory_texts():
     )
 
 
-def test_the_capacity_can_be_set():
-    fraction = torch.accel.get_per_process_memory_fraction()
-    assert fraction == pytest.approx(0.8, abs=0.01)
-    try:
-        torch.accel.set_per_process_memory_fraction(0.25)
-        assert torch.accel.get_per_process_memory_fraction() == pytest.approx(0.25, abs=0.01)
-    finally:
-        torch.accel.set_per_process_memory_fraction(fraction)
+def test_the_memory_fraction_bounds_what_is_taken(run_python):
+    run_python(
+        """
+        import torch
+        torch.accel.set_per_process_memory_fraction(0.5)
+        kept = torch.ones(1 << 22, device="accel")
+        try:
+            torch.empty(1 << 28, dtype=torch.uint8, device="accel")
+        except torch.OutOfMemoryError as error:
+            assert "GiB" in str(error) or "MiB" in str(error), error
+        else:
+            raise AssertionError("256 MiB fitted into 50 % of 256 MiB")
+        assert kept.sum().item() == 1 << 22
+        """,
+        ACCEL_MEMORY_CAPACITY="256M",
+    )
     with pytest.raises(ValueError, match="fraction"):
         torch.accel.set_per_process_memory_fraction(2)
 
