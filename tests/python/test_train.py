@@ -74,22 +74,13 @@ def test_dropout_trains_and_is_repeatable(train_gpt):
     assert run() == first
 
 
-def example(*arguments: str, out: Path, device: str = "accel") -> list[str]:
-    small = [
-        "--layers",
-        "1",
-        "--width",
-        "32",
-        "--heads",
-        "2",
-        "--context",
-        "32",
-        "--sample",
-        "20",
-        "--validate-every",
-        "20",
-    ]
-    return [sys.executable, str(EXAMPLE), "--device", device, "--out", str(out), *small, *arguments]
+SMALL = {"layers": 1, "width": 32, "heads": 2, "context": 32, "sample": 20, "validate-every": 20}
+
+
+def example(*arguments: str, out: Path) -> list[str]:
+    """The command line of a small run of the example."""
+    small = [f"--{name}={value}" for name, value in SMALL.items()]
+    return [sys.executable, str(EXAMPLE), "--out", str(out), *small, *arguments]
 
 
 @pytest.mark.slow
@@ -127,7 +118,7 @@ def test_the_example_resumes_after_ctrl_c(tmp_path):
 
 
 PEAK_MEMORY = """
-import importlib.util, resource, sys, torch
+import importlib.util, re, sys, torch
 spec = importlib.util.spec_from_file_location("train_gpt", {path!r})
 train_gpt = sys.modules["train_gpt"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(train_gpt)
@@ -140,7 +131,7 @@ for _ in range(10):
     loss.backward()
     optimizer.step()
 loss.item()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 
 

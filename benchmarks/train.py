@@ -1,0 +1,250 @@
+"""Compares training steps on accel with CPU eager (fused AdamW) and inductor, interleaved.
+
+    python benchmarks/train.py                          # every workload, float32
+    python benchmarks/train.py gpt --amp                # one workload, bfloat16 autocast
+    python benchmarks/train.py gpt --candidates cpu accel
+
+Machines are noisy, so the candidates take turns, a few steps each, in processes of their own that
+wait (stopped, not spinning) while another runs; compare ratios, never times of different runs.
+Prints a table in Markdown: minimum and median of a step, the first step with whatever is compiled
+in it, and each process' peak of resident memory.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+CANDIDATES = ("accel", "cpu", "inductor")
+WORKLOADS = ("gpt", "gpt_large", "tiny", "mlp")
+
+
+# ---- the workloads ----
+
+
+def _train_gpt():
+    path = Path(__file__).resolve().parents[1] / "examples" / "train_gpt.py"
+    spec = importlib.util.spec_from_file_location("train_gpt", path)
+    module = sys.modules["train_gpt"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class MLP(nn.Module):
+    """Four hidden layers of 512 with layer norm, SiLU and dropout; ten classes."""
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(4):
+            layers += [nn.Linear(512, 512), nn.LayerNorm(512), nn.SiLU(), nn.Dropout(0.1)]
+        self.network = nn.Sequential(*layers, nn.Linear(512, 10))
+
+    def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+
+def make_workload(name: str):
+    """A module with loss(batch), and one batch, on the CPU."""
+    torch.manual_seed(0)
+    if name == "mlp":
+        return MLP(), (torch.randn(1024, 512), torch.randint(10, (1024,)))
+    train_gpt = _train_gpt()
+    batch, config = {
+        "gpt": (8, train_gpt.GPTConfig(layers=4, width=256, heads=8, context=128)),
+        "gpt_large": (
+            4,
+            train_gpt.GPTConfig(layers=6, width=512, heads=8, context=256, vocabulary=8192),
+        ),
+        # A step that is all overhead.
+        "tiny": (1, train_gpt.GPTConfig(layers=4, width=32, heads=4, context=32)),
+    }[name]
+    tokens = torch.randint(config.vocabulary, (batch, config.context + 1))
+    return train_gpt.GPT(config), tokens
+
+
+def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Tensor]:
+    """A function that trains by one step and returns the loss, which may be on its way yet."""
+    device = "accel" if candidate == "accel" else "cpu"
+    model, batch = make_workload(workload)
+    model = model.to(device)
+    move = lambda x: x.to(device)  # noqa: E731
+    batch = tuple(map(move, batch)) if isinstance(batch, tuple) else move(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def compute(batch):
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return model.loss(batch)
+
+    if candidate == "inductor":
+        compute = torch.compile(compute)
+
+    def step() -> torch.Tensor:
+        loss = compute(batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+# ---- one candidate: a process that runs bursts of steps when asked ----
+
+
+def serve(workload: str, candidate: str, amp: bool) -> None:
+    """Answers each line on stdin, a number of steps, with their times in milliseconds as JSON.
+
+    Every step ends with reading the loss, as a loop that prints it does, unless the number is
+    negative: then only the last one reads, and the answer is the mean.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    start = time.perf_counter()
+    step = make_step(workload, candidate, amp)
+    step().item()
+    print(json.dumps({"first": time.perf_counter() - start}), flush=True)
+    for line in sys.stdin:
+        count = int(line)
+        times = []
+        if count > 0:
+            for _ in range(count):
+                start = time.perf_counter()
+                loss = step().item()
+                times.append(1e3 * (time.perf_counter() - start))
+        else:
+            start = time.perf_counter()
+            for _ in range(-count):
+                loss = step()
+            loss = loss.item()
+            times = [1e3 * (time.perf_counter() - start) / -count]
+        print(json.dumps({"times": times, "peak": peak_memory(), "loss": loss}), flush=True)
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MiB, since it was executed."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+class Candidate:
+    """A process that serves one candidate; stopped while it is not its turn."""
+
+    def __init__(self, workload: str, name: str, amp: bool):
+        self.name = name
+        command = [sys.executable, __file__, workload, "--serve", name]
+        self._process = subprocess.Popen(
+            command + (["--amp"] if amp else []),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self._answer()["first"]
+        self.times: list[float] = []
+        self.peak = 0.0
+        self.loss = 0.0
+        self._pause()
+
+    def _pause(self) -> None:
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def run(self, steps: int, keep: bool = True) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+        print(steps, file=self._process.stdin, flush=True)
+        answer = self._answer()
+        self._pause()
+        self.peak, self.loss = answer["peak"], answer["loss"]
+        if keep:
+            self.times += answer["times"]
+
+    def close(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+# ---- the comparison ----
+
+
+def compare(options: argparse.Namespace, workload: str) -> list[Candidate]:
+    """Lets the candidates take turns; the order changes, so that none is always first."""
+    candidates: list[Candidate] = []
+    burst = options.burst * (5 if workload == "tiny" else 1)
+    try:
+        for name in options.candidates:
+            candidates.append(Candidate(workload, name, options.amp))
+            candidates[-1].run(burst, keep=False)  # warm-up
+        for number in range(options.rounds):
+            for candidate in candidates[number % 2 :] + candidates[: number % 2]:
+                candidate.run(-burst if options.no_read else burst)
+    finally:
+        for candidate in candidates:
+            candidate.close()
+    return candidates
+
+
+def table(results: dict[str, list[Candidate]], amp: bool) -> str:
+    lines = [
+        f"Training step, {'bfloat16 autocast' if amp else 'float32'}, {torch.__version__}, "
+        f"{os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads",
+        "",
+        "| workload | candidate | min, ms | median, ms | against the best rival "
+        "| first step, s | peak memory, MiB | loss |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for workload, candidates in results.items():
+        medians = {c.name: statistics.median(c.times) for c in candidates}
+        for candidate in candidates:
+            median = medians[candidate.name]
+            rivals = [m for name, m in medians.items() if name != candidate.name]
+            ratio = f"{min(rivals) / median:.2f}×" if rivals else "-"
+            lines.append(
+                f"| {workload} | {candidate.name} | {min(candidate.times):.2f} | {median:.2f} "
+                f"| {ratio} | {candidate.first:.1f} | {candidate.peak:.0f} "
+                f"| {candidate.loss:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)} (default: all)")
+    parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES)
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each (default: 10)")
+    parser.add_argument("--burst", type=int, default=4, help="steps a turn (default: 4)")
+    parser.add_argument("--no-read", action="store_true", help="read the loss once a turn only")
+    parser.add_argument("--serve", choices=CANDIDATES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    for name in options.workloads:
+        if name not in WORKLOADS:
+            parser.error(f"no workload {name}: there are {', '.join(WORKLOADS)}")
+    if options.serve:
+        serve(options.workloads[0], options.serve, options.amp)
+        return
+    results = {name: compare(options, name) for name in options.workloads or WORKLOADS}
+    print(table(results, options.amp))
+
+
+if __name__ == "__main__":
+    main()
