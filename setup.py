@@ -30,8 +30,8 @@ os.environ.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros")
 def build_directory() -> Path:
     if "ACCEL_BUILD_DIR" in os.environ:
         return Path(os.environ["ACCEL_BUILD_DIR"]).resolve()
-    # Under build isolation torch's headers lie in a temporary folder: every command line changes, and
-    # one directory for both kinds of build would rebuild everything each time.
+    # Under build isolation torch's headers lie in a temporary folder: every command line changes,
+    # and one directory for both kinds of build would rebuild everything each time.
     import torch
 
     isolated = not Path(torch.__file__).is_relative_to(sys.prefix)

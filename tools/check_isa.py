@@ -1,8 +1,9 @@
 """Checks that no AVX code can reach a machine without AVX.
 
 A *.simd.cpp file is compiled once per instruction set. A weak symbol that such an object shares
-with others (an inline function or template outside the variant's namespace, say one of std::) may be the
-copy that the linker keeps for everyone, and an older machine would die of an illegal instruction.
+with others (an inline function or template outside the variant's namespace, say one of std::)
+may be the copy that the linker keeps for everyone, and an older machine would die of an illegal
+instruction.
 Called by `make test` and `make check-isa` with the build directory.
 """
 
