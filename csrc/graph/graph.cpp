@@ -132,6 +132,10 @@ bool same_elements(const View& a, const View& b) {
 
 Family family_of(const Node& node) {
   const auto opcode = static_cast<int>(node.opcode);
+  // A copy of elements that no register holds (complex, say) only changes the layout.
+  if (node.opcode == Opcode::Copy && !kernels::vector::computes(node.outputs[0].dtype)) {
+    return Family::Opaque;
+  }
   if (opcode < static_cast<int>(Opcode::ReduceSum)) return Family::Pointwise;
   if (opcode <= static_cast<int>(Opcode::ReduceVariance)) {
     return node.attributes[2] ? Family::ColumnReduce : Family::RowReduce;

@@ -260,11 +260,12 @@ class GroupPlanner {
   // The group's Launch, or none where its program does not fit.
   std::optional<Launch> plan() {
     const Node& first = graph_.nodes[group_.nodes[0]];
+    if (group_.nodes.size() == 1 && first.opcode == Opcode::Copy &&
+        first.outputs[0].dtype == first.inputs[0].dtype) {
+      return copy_launch(first);
+    }
     if (group_.family == Family::Opaque) return engine_launch(first);
     if (group_.nodes.size() == 1) {
-      if (first.opcode == Opcode::Copy && first.outputs[0].dtype == first.inputs[0].dtype) {
-        return copy_launch(first);
-      }
       if (group_.family == Family::Matmul) return plain_matmul(first);
     }
     ProgramBuilder builder(kind());

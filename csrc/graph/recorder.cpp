@@ -81,10 +81,9 @@ void Recorder::record(NodeSpec& node) {
                                                          node.outputs.empty()
                                                              ? DType::UInt8
                                                              : node.outputs[0].dtype));
-    if (boundary_.cut_before(content, weight, opens_kernel(node.opcode)) && segment_) {
-      hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
-      separately_ = false;
-      handed_over = true;
+    if (boundary_.cut_before(content, weight, opens_kernel(node.opcode))) {
+      handed_over = segment_ != nullptr;
+      cut();
     }
     if (!segment_) segment_ = std::make_unique<Segment>();
     segment_->append(node);
@@ -95,7 +94,7 @@ void Recorder::record(NodeSpec& node) {
     }
     last_recorded_.store(now(), std::memory_order_relaxed);
     if (!fusion_enabled()) {
-      hand_over_locked(Planning::Separately);
+      submit(Planning::Separately);
       handed_over = true;
     } else if (!pending_.load(std::memory_order_relaxed)) {
       pending_.store(true, std::memory_order_release);
@@ -106,29 +105,33 @@ void Recorder::record(NodeSpec& node) {
   if (handed_over) stream_.wait_for_room();
 }
 
-void Recorder::hand_over_locked(Planning planning) {
+void Recorder::submit(Planning planning) {
   if (!segment_) return;
   segment_->seal(planning == Planning::Separately);
   pending_.store(false, std::memory_order_release);
   count(Counter::Segments);
-  sequences_.push_back(
-      stream_.submit(make_segment_command(stream_, std::move(segment_),
-                                          planning == Planning::Separately)));
+  sequences_.push_back(stream_.submit(make_segment_command(stream_, std::move(segment_),
+                                                           planning == Planning::Separately)));
   if (sequences_.size() > kRemembered) sequences_.pop_front();
   ++serial_;
 }
 
+void Recorder::cut() {
+  submit(separately_ ? Planning::Separately : Planning::Together);
+  separately_ = false;
+}
+
 void Recorder::hand_over() {
   std::lock_guard lock(mutex_);
-  hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
-  if (separately_) boundary_.restart();
-  separately_ = false;
+  cut();
+  boundary_.restart();
 }
 
 void Recorder::hand_over_idle() {
   std::lock_guard lock(mutex_);
   if (!segment_) return;
-  hand_over_locked(Planning::Separately);
+  if (!separately_) idle_serial_ = serial_;
+  submit(Planning::Separately);
   separately_ = true;
 }
 
@@ -137,9 +140,10 @@ void Recorder::wait_for(runtime::Block& block, const char* reason) {
   {
     std::lock_guard lock(mutex_);
     const uint64_t serial = block.write_sequence.load(std::memory_order_relaxed);
-    if (serial == serial_) {
-      hand_over_locked(separately_ ? Planning::Separately : Planning::Together);
-      separately_ = false;
+    // What an idle worker has taken already would have been in the open Segment: it ends here too,
+    // so that Segments do not depend on timing.
+    if (serial >= (separately_ ? idle_serial_ : serial_)) {
+      cut();
       boundary_.restart();
     }
     const uint64_t first = serial_ - sequences_.size();

@@ -23,7 +23,7 @@ class Boundary {
  public:
   // Whether to cut before a Node with this content hash. weight: of that Node.
   bool cut_before(uint64_t content, uint64_t weight, bool opens_kernel);
-  // The Segment ended (for whatever reason).
+  // The Segment ended for another reason of the program: a wait, an event.
   void restart() { since_cut_ = 0; }
 
   static constexpr uint64_t kWindow = 256, kLeast = 64, kMost = 2048;
@@ -56,7 +56,9 @@ class Recorder final : public runtime::Tail {
  private:
   // How the Nodes of a Segment are planned: together, or one by one by Plans of single Nodes.
   enum class Planning { Together, Separately };
-  void hand_over_locked(Planning planning);
+  void submit(Planning planning);
+  // Ends the Segment: the rest of it goes as its beginning went.
+  void cut();
 
   runtime::Stream& stream_;
   std::mutex mutex_;
@@ -65,6 +67,7 @@ class Recorder final : public runtime::Tail {
   // After an idle hand-over the rest of that Segment is planned Node by Node too: where the pause
   // fell must not make a new key.
   bool separately_ = false;
+  uint64_t idle_serial_ = 0;           // of the first part that an idle worker took
   uint64_t serial_ = 1;                // of the open Segment
   std::deque<uint64_t> sequences_;     // stream sequence numbers of the last Segments
   std::atomic<bool> pending_{false};

@@ -27,6 +27,11 @@ inline constexpr int kMaxDims = 12;
 // each op that produces them; every integer type is computed as I64 and wrapped with Round.
 enum class Lane : uint8_t { F32, F64, I64, Bool };
 
+// Whether programs load and store this dtype.
+constexpr bool computes(DType dtype) {
+  return is_floating(dtype) || is_integral(dtype) || dtype == DType::Bool;
+}
+
 constexpr Lane lane_of(DType dtype) {
   if (dtype == DType::Float64) return Lane::F64;
   if (dtype == DType::Bool) return Lane::Bool;

@@ -1,0 +1,880 @@
+// Pointwise ops: one table row an op. TensorIterator infers shapes, promotion and overlaps on accel
+// tensors as they are; what it computes on other devices is one recorded Node here.
+#include <ATen/TensorIterator.h>
+#include <ATen/native/TensorIterator.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/result_type.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/where.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/ScalarOps.h>
+
+#include "csrc/aten/recording.h"
+
+namespace accel::aten {
+
+namespace {
+
+using at::TensorIterator;
+using at::TensorIteratorConfig;
+
+// How inputs are promoted and what the output's dtype is.
+enum class Rule {
+  Same,      // common dtype in and out
+  Float,     // integers become the default floating dtype
+  Compare,   // common dtype in, bool out
+  Bool,      // any in, bool out (logical ops)
+};
+
+TensorIterator iterate(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
+  TensorIteratorConfig config;
+  config.set_check_mem_overlap(true).allow_cpu_scalars(true).add_owned_output(out);
+  for (const Tensor* input : inputs) config.add_owned_const_input(*input);
+  config.promote_inputs_to_common_dtype(true);
+  switch (rule) {
+    case Rule::Same:
+      config.cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(true);
+      break;
+    case Rule::Float:
+      config.cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(true);
+      config.promote_integer_inputs_to_float(true);
+      break;
+    case Rule::Compare:
+    case Rule::Bool:
+      if (out.defined()) {
+        config.cast_common_dtype_to_outputs(false);
+      } else {
+        config.declare_static_dtype(ScalarType::Bool);
+        config.promote_inputs_to_common_dtype(true);
+      }
+      break;
+  }
+  return config.build();
+}
+
+// Whether these arguments can be recorded: native dtypes, plain layouts, on one device.
+bool recordable(const Tensor& out, std::initializer_list<const Tensor*> inputs) {
+  if (out.defined() && !(is_plain(out) && is_native(out))) return false;
+  bool on_device = out.defined();
+  for (const Tensor* input : inputs) {
+    if (!input->defined() || !is_native(*input)) return false;
+    if (input->device().is_cpu() && input->dim() == 0) continue;
+    if (!is_plain(*input)) return false;
+    on_device = true;
+  }
+  return on_device;
+}
+
+struct Inference {
+  Tensor out;
+  ScalarType compute;
+};
+
+// Same shape, dtype and dense layout everywhere: the most common case by far needs no iterator.
+bool uniform(const Tensor& out, std::initializer_list<const Tensor*> inputs) {
+  const Tensor& first = **inputs.begin();
+  if (!first.is_non_overlapping_and_dense() || first.device().is_cpu()) return false;
+  if (out.defined() && !out.is_same(first)) return false;
+  for (const Tensor* input : inputs) {
+    if (input == &first) continue;
+    if (input->scalar_type() != first.scalar_type() || input->device() != first.device() ||
+        input->sizes() != first.sizes() || input->strides() != first.strides() ||
+        input->unsafeGetTensorImpl()->is_wrapped_number()) {
+      return false;
+    }
+    // In place, an input that shares the output's memory at another place is an error to report.
+    if (out.defined() && input->storage().is_alias_of(first.storage()) && !input->is_same(first)) {
+      return false;
+    }
+  }
+  return !first.unsafeGetTensorImpl()->is_wrapped_number();
+}
+
+Inference infer(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
+  const Tensor& first = **inputs.begin();
+  if (uniform(out, inputs)) {
+    const ScalarType dtype = first.scalar_type();
+    if (rule == Rule::Same || (rule == Rule::Float && at::isFloatingType(dtype))) {
+      return {out.defined() ? out : empty_like(first, dtype), dtype};
+    }
+    if (rule == Rule::Compare && !out.defined()) {
+      return {empty_like(first, ScalarType::Bool), dtype};
+    }
+  }
+  TensorIterator iter = iterate(out, inputs, rule);
+  return {iter.tensor(0), iter.common_dtype()};
+}
+
+// Adds an input, or the value of a CPU scalar.
+void add_operand(Recording& recording, const Tensor& tensor, IntArrayRef sizes,
+                 ScalarType compute) {
+  if (tensor.device().is_cpu()) {
+    recording.no_input().scalar(scalar_of_cpu(tensor, compute));
+  } else {
+    recording.input(tensor, sizes);
+  }
+}
+
+// The first operand must be a View: a CPU scalar there becomes a device scalar.
+Tensor on_device(const Tensor& tensor, const Tensor& like) {
+  return tensor.device().is_cpu() ? tensor.to(like.device()) : tensor;
+}
+
+const Tensor& device_operand(const Tensor& a, const Tensor& b) {
+  return a.device().is_cpu() ? b : a;
+}
+
+// --- unary ---------------------------------------------------------------------------------------
+
+Tensor unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
+  const Inference inferred = infer(out, {&self}, rule);
+  Recording(opcode)
+      .output(inferred.out)
+      .input(self, inferred.out.sizes())
+      .attribute(inferred.compute)
+      .record();
+  return inferred.out;
+}
+
+template <const char* const* kName, Opcode kOpcode, Rule kRule>
+struct Unary {
+  static Tensor functional(const Tensor& self) {
+    if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "", self);
+    return unary(kOpcode, kRule, {}, self);
+  }
+  static Tensor& in_place(Tensor& self) {
+    if (!recordable(self, {&self})) {
+      to_host<Tensor>((std::string(*kName) + "_").c_str(), "", self);
+      return self;
+    }
+    unary(kOpcode, kRule, self, self);
+    return self;
+  }
+  static Tensor& out(const Tensor& self, Tensor& out) {
+    if (!recordable(out, {&self})) {
+      to_host<Tensor>(*kName, "out", self, out);
+      return out;
+    }
+    unary(kOpcode, kRule, out, self);
+    return out;
+  }
+};
+
+// --- binary --------------------------------------------------------------------------------------
+
+Tensor binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self,
+              const Tensor& other) {
+  const Inference inferred = infer(out, {&self, &other}, rule);
+  const IntArrayRef sizes = inferred.out.sizes();
+  Recording recording(opcode);
+  recording.output(inferred.out).attribute(inferred.compute);
+  recording.input(on_device(self, inferred.out), sizes);
+  add_operand(recording, other, sizes, inferred.compute);
+  recording.record();
+  return inferred.out;
+}
+
+template <const char* const* kName, const char* const* kOverload, Opcode kOpcode, Rule kRule>
+struct Binary {
+  static Tensor functional(const Tensor& self, const Tensor& other) {
+    if (!recordable({}, {&self, &other})) return to_host<Tensor>(*kName, *kOverload, self, other);
+    return binary(kOpcode, kRule, {}, self, other);
+  }
+  static Tensor& in_place(Tensor& self, const Tensor& other) {
+    if (!recordable(self, {&self, &other})) {
+      to_host<Tensor>((std::string(*kName) + "_").c_str(), *kOverload, self, other);
+      return self;
+    }
+    binary(kOpcode, kRule, self, self, other);
+    return self;
+  }
+  static Tensor& out(const Tensor& self, const Tensor& other, Tensor& out) {
+    if (!recordable(out, {&self, &other})) {
+      to_host<Tensor>(*kName, "out", self, other, out);
+      return out;
+    }
+    binary(kOpcode, kRule, out, self, other);
+    return out;
+  }
+};
+
+// A tensor and a Scalar: the Scalar is a wrapped number, so it does not promote within a category.
+template <const char* const* kName, Opcode kOpcode, Rule kRule>
+struct BinaryScalar {
+  static Tensor run(const Tensor& out, const Tensor& self, const at::Scalar& other) {
+    Tensor number = at::native::wrapped_scalar_tensor(other);
+    return binary(kOpcode, kRule, out, self, number);
+  }
+  static Tensor functional(const Tensor& self, const at::Scalar& other) {
+    if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "Scalar", self, other);
+    return run({}, self, other);
+  }
+  static Tensor& in_place(Tensor& self, const at::Scalar& other) {
+    if (!recordable(self, {&self})) {
+      to_host<Tensor>((std::string(*kName) + "_").c_str(), "Scalar", self, other);
+      return self;
+    }
+    run(self, self, other);
+    return self;
+  }
+  static Tensor& out(const Tensor& self, const at::Scalar& other, Tensor& out) {
+    if (!recordable(out, {&self})) {
+      to_host<Tensor>(*kName, "Scalar_out", self, other, out);
+      return out;
+    }
+    run(out, self, other);
+    return out;
+  }
+};
+
+// --- add and sub ---------------------------------------------------------------------------------
+
+Tensor add_sub(Opcode opcode, const Tensor& out, const Tensor& self, const Tensor& other,
+               const at::Scalar& alpha) {
+  const Inference inferred = infer(out, {&self, &other}, Rule::Same);
+  if (opcode == Opcode::Sub) {
+    TORCH_CHECK(self.scalar_type() != ScalarType::Bool || other.scalar_type() != ScalarType::Bool,
+                "Subtraction, the `-` operator, with two bool tensors is not supported. "
+                "Use the `^` or `logical_xor()` operator instead.");
+    TORCH_CHECK(self.scalar_type() != ScalarType::Bool && other.scalar_type() != ScalarType::Bool,
+                "Subtraction, the `-` operator, with a bool tensor is not supported. "
+                "If you are trying to invert a mask, use the `~` or `logical_not()` operator "
+                "instead.");
+  }
+  TORCH_CHECK(!alpha.isBoolean() || inferred.compute == ScalarType::Bool,
+              "Boolean alpha only supported for Boolean results.");
+  TORCH_CHECK(at::isFloatingType(inferred.compute) || alpha.isIntegral(true),
+              "For integral input tensors, argument alpha must not be a floating point number.");
+  const IntArrayRef sizes = inferred.out.sizes();
+  const bool one = alpha.equal(1);
+  Recording recording(opcode);
+  recording.output(inferred.out).attribute(inferred.compute).attribute(uint64_t{one});
+  recording.input(on_device(self, inferred.out), sizes);
+  add_operand(recording, other, sizes, inferred.compute);
+  if (!one) recording.scalar(scalar_of(alpha, inferred.compute));
+  recording.record();
+  return inferred.out;
+}
+
+template <Opcode kOpcode>
+struct AddSub {
+  static constexpr const char* name() {
+    return kOpcode == Opcode::Add ? "aten::add" : "aten::sub";
+  }
+  static Tensor functional(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+    if (!recordable({}, {&self, &other})) {
+      return to_host<Tensor>(name(), "Tensor", self, other, alpha);
+    }
+    return add_sub(kOpcode, {}, self, other, alpha);
+  }
+  static Tensor& in_place(Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+    if (!recordable(self, {&self, &other})) {
+      to_host<Tensor>((std::string(name()) + "_").c_str(), "Tensor", self, other, alpha);
+      return self;
+    }
+    add_sub(kOpcode, self, self, other, alpha);
+    return self;
+  }
+  static Tensor& out(const Tensor& self, const Tensor& other, const at::Scalar& alpha,
+                     Tensor& out) {
+    if (!recordable(out, {&self, &other})) {
+      to_host<Tensor>(name(), "out", self, other, alpha, out);
+      return out;
+    }
+    add_sub(kOpcode, out, self, other, alpha);
+    return out;
+  }
+};
+
+Tensor rsub(const Tensor& self, const at::Scalar& other, const at::Scalar& alpha) {
+  return at::sub(at::native::wrapped_scalar_tensor(other), self, alpha);
+}
+
+// Small whole exponents and the square root are exact multiplications, as in ATen's kernels.
+Tensor pow_scalar(const Tensor& self, const at::Scalar& exponent) {
+  if (!recordable({}, {&self}) || exponent.isComplex() || !at::isFloatingType(self.scalar_type())) {
+    return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
+  }
+  const double value = exponent.toDouble();
+  if (value == 2) return unary(Opcode::Square, Rule::Same, {}, self);
+  if (value == 0.5) return unary(Opcode::Sqrt, Rule::Same, {}, self);
+  if (value == -0.5) return unary(Opcode::Rsqrt, Rule::Same, {}, self);
+  if (value == -1) return unary(Opcode::Reciprocal, Rule::Same, {}, self);
+  return binary(Opcode::Pow, Rule::Same, {}, self, at::native::wrapped_scalar_tensor(exponent));
+}
+
+// --- activations with scalars --------------------------------------------------------------------
+
+// Ops of one to three tensors of one floating dtype, with scalars: gelu, silu_backward, ...
+Tensor floating(Opcode opcode, const Tensor& out, std::initializer_list<const Tensor*> inputs,
+                std::initializer_list<at::Scalar> scalars = {}) {
+  const Inference inferred = infer(out, inputs, Rule::Same);
+  Recording recording(opcode);
+  recording.output(inferred.out).attribute(inferred.compute);
+  for (const Tensor* input : inputs) {
+    recording.input(on_device(*input, inferred.out), inferred.out.sizes());
+  }
+  for (const at::Scalar& scalar : scalars) recording.scalar(scalar_of(scalar, inferred.compute));
+  recording.record();
+  return inferred.out;
+}
+
+Opcode gelu_opcode(c10::string_view approximate, bool backward) {
+  TORCH_CHECK(approximate == "none" || approximate == "tanh",
+              "approximate argument must be either none or tanh.");
+  if (approximate == "tanh") return backward ? Opcode::GeluTanhBackward : Opcode::GeluTanh;
+  return backward ? Opcode::GeluBackward : Opcode::Gelu;
+}
+
+bool floating_native(std::initializer_list<const Tensor*> inputs) {
+  for (const Tensor* input : inputs) {
+    if (!at::isFloatingType(input->scalar_type()) || !is_native(*input)) return false;
+  }
+  return recordable({}, inputs);
+}
+
+Tensor gelu(const Tensor& self, c10::string_view approximate) {
+  if (!floating_native({&self})) return to_host<Tensor>("aten::gelu", "", self, approximate);
+  return floating(gelu_opcode(approximate, false), {}, {&self});
+}
+
+Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view approximate) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::gelu_backward", "", grad, self, approximate);
+  }
+  return floating(gelu_opcode(approximate, true), {}, {&grad, &self});
+}
+
+Tensor silu(const Tensor& self) {
+  if (!floating_native({&self})) return to_host<Tensor>("aten::silu", "", self);
+  return floating(Opcode::Silu, {}, {&self});
+}
+
+Tensor& silu_(Tensor& self) {
+  if (!floating_native({&self})) {
+    to_host<Tensor>("aten::silu_", "", self);
+    return self;
+  }
+  floating(Opcode::Silu, self, {&self});
+  return self;
+}
+
+Tensor relu(const Tensor& self) {
+  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
+  if (!recordable({}, {&self})) return to_host<Tensor>("aten::relu", "", self);
+  return floating(Opcode::Relu, {}, {&self});
+}
+
+Tensor& relu_(Tensor& self) {
+  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
+  if (!recordable(self, {&self})) {
+    to_host<Tensor>("aten::relu_", "", self);
+    return self;
+  }
+  floating(Opcode::Relu, self, {&self});
+  return self;
+}
+
+// grad and a saved tensor, no scalars.
+template <const char* const* kName, Opcode kOpcode>
+Tensor backward_of(const Tensor& grad, const Tensor& saved) {
+  if (!floating_native({&grad, &saved})) return to_host<Tensor>(*kName, "", grad, saved);
+  return floating(kOpcode, {}, {&grad, &saved});
+}
+
+Tensor threshold_backward(const Tensor& grad, const Tensor& self, const at::Scalar& threshold) {
+  if (!recordable({}, {&grad, &self})) {
+    return to_host<Tensor>("aten::threshold_backward", "", grad, self, threshold);
+  }
+  return floating(Opcode::ThresholdBackward, {}, {&grad, &self}, {threshold});
+}
+
+Tensor leaky_relu(const Tensor& self, const at::Scalar& slope) {
+  if (!floating_native({&self})) return to_host<Tensor>("aten::leaky_relu", "", self, slope);
+  return floating(Opcode::LeakyRelu, {}, {&self}, {slope});
+}
+
+Tensor leaky_relu_backward(const Tensor& grad, const Tensor& self, const at::Scalar& slope,
+                           bool self_is_result) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::leaky_relu_backward", "", grad, self, slope, self_is_result);
+  }
+  return floating(Opcode::LeakyReluBackward, {}, {&grad, &self}, {slope});
+}
+
+Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
+           const at::Scalar& input_scale) {
+  if (!floating_native({&self})) {
+    return to_host<Tensor>("aten::elu", "", self, alpha, scale, input_scale);
+  }
+  return floating(Opcode::Elu, {}, {&self},
+                  {alpha.toDouble() * scale.toDouble(), scale, input_scale});
+}
+
+Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& threshold) {
+  if (!floating_native({&self})) {
+    return to_host<Tensor>("aten::softplus", "", self, beta, threshold);
+  }
+  return floating(Opcode::Softplus, {}, {&self}, {beta, threshold});
+}
+
+Tensor softplus_backward(const Tensor& grad, const Tensor& self, const at::Scalar& beta,
+                         const at::Scalar& threshold) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::softplus_backward", "", grad, self, beta, threshold);
+  }
+  return floating(Opcode::SoftplusBackward, {}, {&grad, &self}, {beta, threshold});
+}
+
+Tensor hardtanh(const Tensor& self, const at::Scalar& low, const at::Scalar& high) {
+  if (!floating_native({&self})) return to_host<Tensor>("aten::hardtanh", "", self, low, high);
+  return floating(Opcode::Hardtanh, {}, {&self}, {low, high});
+}
+
+Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scalar& low,
+                         const at::Scalar& high) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::hardtanh_backward", "", grad, self, low, high);
+  }
+  return floating(Opcode::HardtanhBackward, {}, {&grad, &self}, {low, high});
+}
+
+template <const char* const* kName, Opcode kOpcode>
+Tensor activation(const Tensor& self) {
+  if (!floating_native({&self})) return to_host<Tensor>(*kName, "", self);
+  return floating(kOpcode, {}, {&self});
+}
+
+// --- selection -----------------------------------------------------------------------------------
+
+Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
+  TORCH_CHECK(condition.scalar_type() == ScalarType::Bool ||
+                  condition.scalar_type() == ScalarType::Byte,
+              "where expected condition to be a boolean tensor, but got a tensor with dtype ",
+              condition.scalar_type());
+  const bool all_there = condition.device().is_privateuseone();
+  if (!all_there || !recordable({}, {&condition, &self, &other})) {
+    return to_host<Tensor>("aten::where", "self", condition, self, other);
+  }
+  const ScalarType compute = at::result_type(self, other);
+  const Tensor a = on_device(self, condition), b = on_device(other, condition);
+  const auto sizes =
+      at::infer_size_dimvector(at::infer_size_dimvector(condition.sizes(), a.sizes()), b.sizes());
+  const Tensor out = empty_on(condition, sizes, compute);
+  Recording(Opcode::Where)
+      .output(out)
+      .input(condition, sizes)
+      .input(a, sizes)
+      .input(b, sizes)
+      .attribute(compute)
+      .record();
+  return out;
+}
+
+Tensor& masked_fill_(Tensor& self, const Tensor& mask, const at::Scalar& value) {
+  TORCH_CHECK(mask.scalar_type() == ScalarType::Bool,
+              "masked_fill_ only supports boolean masks, but got mask with dtype ",
+              mask.scalar_type());
+  TORCH_CHECK(self.device() == mask.device() || mask.dim() == 0,
+              "expected self and mask to be on the same device, but got mask on ", mask.device(),
+              " and self on ", self.device());
+  if (!recordable(self, {&self, &mask}) || mask.device().is_cpu() ||
+      (value.isComplex()) || at::has_internal_overlap(self) == at::MemOverlap::Yes) {
+    to_host<Tensor>("aten::masked_fill_", "Scalar", self, mask, value);
+    return self;
+  }
+  TORCH_CHECK(at::infer_size_dimvector(self.sizes(), mask.sizes()) == self.sizes(),
+              "output with shape ", self.sizes(), " doesn't match the broadcast shape");
+  Recording(Opcode::MaskedFill)
+      .output(self)
+      .input(self)
+      .input(mask, self.sizes())
+      .attribute(self.scalar_type())
+      .scalar(scalar_of(value, self.scalar_type()))
+      .record();
+  return self;
+}
+
+Tensor& masked_fill_tensor_(Tensor& self, const Tensor& mask, const Tensor& value) {
+  TORCH_CHECK(value.dim() == 0,
+              "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with ",
+              value.dim(), " dimension(s).");
+  if (value.device().is_cpu()) return masked_fill_(self, mask, value.item());
+  if (!recordable(self, {&self, &mask, &value}) || mask.device().is_cpu()) {
+    to_host<Tensor>("aten::masked_fill_", "Tensor", self, mask, value);
+    return self;
+  }
+  Recording(Opcode::Where)
+      .output(self)
+      .input(mask, self.sizes())
+      .input(value, self.sizes())
+      .input(self)
+      .attribute(self.scalar_type())
+      .record();
+  return self;
+}
+
+Tensor& fill_(Tensor& self, const at::Scalar& value) {
+  if (!recordable(self, {&self}) || value.isComplex()) {
+    to_host<Tensor>("aten::fill_", "Scalar", self, value);
+    return self;
+  }
+  Recording(Opcode::Fill)
+      .output(self)
+      .attribute(self.scalar_type())
+      .scalar(scalar_of(value, self.scalar_type()))
+      .record();
+  return self;
+}
+
+Tensor& fill_tensor_(Tensor& self, const Tensor& value) {
+  TORCH_CHECK(value.dim() == 0,
+              "fill_ only supports 0-dimension value tensor but got tensor with ", value.dim(),
+              " dimensions.");
+  if (value.device().is_cpu()) return fill_(self, value.item());
+  self.copy_(value);
+  return self;
+}
+
+Tensor& zero_(Tensor& self) { return fill_(self, 0); }
+
+// --- clamp, lerp, addcmul ------------------------------------------------------------------------
+
+Tensor clamp_bounds(const Tensor& out, const Tensor& self, const std::optional<at::Scalar>& low,
+                    const std::optional<at::Scalar>& high) {
+  ScalarType compute = self.scalar_type();
+  if (low) compute = c10::promoteTypes(compute, at::result_type(self, *low));
+  if (high) compute = c10::promoteTypes(compute, at::result_type(self, *high));
+  const Tensor result = out.defined() ? out : empty_like(self, compute);
+  if (out.defined()) {
+    TORCH_CHECK(c10::canCast(compute, out.scalar_type()), "result type ", compute,
+                " can't be cast to the desired output type ", out.scalar_type());
+    if (!out.is_same(self)) resize_output(out, self.sizes());
+  }
+  const Opcode opcode = low && high ? Opcode::Clamp : low ? Opcode::ClampMin : Opcode::ClampMax;
+  Recording recording(opcode);
+  recording.output(result).input(self, result.sizes()).attribute(compute);
+  if (low) recording.scalar(scalar_of(*low, compute));
+  if (high) recording.scalar(scalar_of(*high, compute));
+  recording.record();
+  return result;
+}
+
+bool clampable(const Tensor& out, const Tensor& self, const std::optional<at::Scalar>& low,
+               const std::optional<at::Scalar>& high) {
+  auto is_nan = [](const std::optional<at::Scalar>& bound) {
+    return bound && bound->isFloatingPoint() && std::isnan(bound->toDouble());
+  };
+  return (low || high) && recordable(out, {&self}) && self.scalar_type() != ScalarType::Bool &&
+         !is_nan(low) && !is_nan(high);
+}
+
+Tensor clamp(const Tensor& self, const std::optional<at::Scalar>& low,
+             const std::optional<at::Scalar>& high) {
+  if (!clampable({}, self, low, high)) return to_host<Tensor>("aten::clamp", "", self, low, high);
+  return clamp_bounds({}, self, low, high);
+}
+
+Tensor& clamp_(Tensor& self, const std::optional<at::Scalar>& low,
+               const std::optional<at::Scalar>& high) {
+  if (!clampable(self, self, low, high)) {
+    to_host<Tensor>("aten::clamp_", "", self, low, high);
+    return self;
+  }
+  clamp_bounds(self, self, low, high);
+  return self;
+}
+
+Tensor& clamp_out(const Tensor& self, const std::optional<at::Scalar>& low,
+                  const std::optional<at::Scalar>& high, Tensor& out) {
+  if (!clampable(out, self, low, high)) {
+    to_host<Tensor>("aten::clamp", "out", self, low, high, out);
+    return out;
+  }
+  clamp_bounds(out, self, low, high);
+  return out;
+}
+
+Tensor clamp_min(const Tensor& self, const at::Scalar& low) { return at::clamp(self, low); }
+Tensor clamp_max(const Tensor& self, const at::Scalar& high) {
+  return at::clamp(self, std::nullopt, high);
+}
+Tensor& clamp_min_(Tensor& self, const at::Scalar& low) { return self.clamp_(low); }
+Tensor& clamp_max_(Tensor& self, const at::Scalar& high) {
+  return self.clamp_(std::nullopt, high);
+}
+
+Tensor lerp(const Tensor& self, const Tensor& end, const at::Scalar& weight) {
+  if (!floating_native({&self, &end}) || weight.isComplex()) {
+    return to_host<Tensor>("aten::lerp", "Scalar", self, end, weight);
+  }
+  return floating(Opcode::Lerp, {}, {&self, &end}, {weight});
+}
+
+Tensor& lerp_(Tensor& self, const Tensor& end, const at::Scalar& weight) {
+  if (!floating_native({&self, &end}) || weight.isComplex()) {
+    to_host<Tensor>("aten::lerp_", "Scalar", self, end, weight);
+    return self;
+  }
+  floating(Opcode::Lerp, self, {&self, &end}, {weight});
+  return self;
+}
+
+Tensor lerp_tensor(const Tensor& self, const Tensor& end, const Tensor& weight) {
+  if (!floating_native({&self, &end, &weight})) {
+    return to_host<Tensor>("aten::lerp", "Tensor", self, end, weight);
+  }
+  return floating(Opcode::LerpTensor, {}, {&self, &end, &weight});
+}
+
+template <Opcode kOpcode>
+struct AddProduct {
+  static constexpr const char* name() {
+    return kOpcode == Opcode::Addcmul ? "aten::addcmul" : "aten::addcdiv";
+  }
+  static bool native(const Tensor& self, const Tensor& a, const Tensor& b,
+                     const at::Scalar& value) {
+    return !value.isComplex() && floating_native({&self, &a, &b});
+  }
+  static Tensor functional(const Tensor& self, const Tensor& a, const Tensor& b,
+                           const at::Scalar& value) {
+    if (!native(self, a, b, value)) return to_host<Tensor>(name(), "", self, a, b, value);
+    return floating(kOpcode, {}, {&self, &a, &b}, {value});
+  }
+  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b,
+                          const at::Scalar& value) {
+    if (!native(self, a, b, value)) {
+      to_host<Tensor>((std::string(name()) + "_").c_str(), "", self, a, b, value);
+      return self;
+    }
+    floating(kOpcode, self, {&self, &a, &b}, {value});
+    return self;
+  }
+};
+
+// --- division with rounding ----------------------------------------------------------------------
+
+struct DivMode {
+  static Opcode opcode(std::optional<c10::string_view> mode) {
+    if (!mode) return Opcode::Div;
+    if (*mode == "trunc") return Opcode::TruncDiv;
+    TORCH_CHECK(*mode == "floor",
+                "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '",
+                *mode, "'");
+    return Opcode::FloorDiv;
+  }
+  // Integer division by zero is an error on the CPU, raised by its kernel.
+  static bool native(const Tensor& out, const Tensor& self, const Tensor& other,
+                     std::optional<c10::string_view> mode) {
+    const bool whole = mode && !at::isFloatingType(at::result_type(self, other));
+    return !whole && recordable(out, {&self, &other});
+  }
+  static Tensor functional(const Tensor& self, const Tensor& other,
+                           std::optional<c10::string_view> mode) {
+    if (!native({}, self, other, mode)) {
+      return to_host<Tensor>("aten::div", "Tensor_mode", self, other, mode);
+    }
+    return binary(opcode(mode), mode ? Rule::Same : Rule::Float, {}, self, other);
+  }
+  static Tensor& in_place(Tensor& self, const Tensor& other,
+                          std::optional<c10::string_view> mode) {
+    if (!native(self, self, other, mode)) {
+      to_host<Tensor>("aten::div_", "Tensor_mode", self, other, mode);
+      return self;
+    }
+    binary(opcode(mode), mode ? Rule::Same : Rule::Float, self, self, other);
+    return self;
+  }
+};
+
+// --- ranges --------------------------------------------------------------------------------------
+
+Tensor& arange_out(const at::Scalar& start, const at::Scalar& end, const at::Scalar& step,
+                   Tensor& out) {
+  const double from = start.toDouble(), to = end.toDouble(), by = step.toDouble();
+  TORCH_CHECK(by > 0 || by < 0, "step must be nonzero");
+  TORCH_CHECK(std::isfinite(from) && std::isfinite(to), "unsupported range: ", from, " -> ", to);
+  TORCH_CHECK((by > 0 && to >= from) || (by < 0 && to <= from),
+              "upper bound and lower bound inconsistent with step sign");
+  int64_t elements;
+  if (start.isIntegral(false) && end.isIntegral(false) && step.isIntegral(false)) {
+    const int64_t distance = end.toLong() - start.toLong(), stride = step.toLong();
+    elements = distance / stride + (distance % stride != 0);
+  } else {
+    elements = static_cast<int64_t>(std::ceil((to - from) / by));
+  }
+  if (out.numel() != elements) out.resize_({elements});
+  const ScalarType compute = out.scalar_type();
+  if (!is_native(compute) || !is_plain(out)) {
+    to_host<Tensor>("aten::arange", "start_out", start, end, step, out);
+    return out;
+  }
+  Recording(Opcode::Arange)
+      .output(out)
+      .attribute(compute)
+      .scalar(scalar_of(start, compute))
+      .scalar(scalar_of(step, compute))
+      .record();
+  return out;
+}
+
+// --- logical -------------------------------------------------------------------------------------
+
+template <const char* const* kName, Opcode kOpcode>
+struct Logical {
+  static Tensor functional(const Tensor& self, const Tensor& other) {
+    if (!recordable({}, {&self, &other}) || other.device().is_cpu() || self.device().is_cpu()) {
+      return to_host<Tensor>(*kName, "", self, other);
+    }
+    return binary(kOpcode, Rule::Bool, {}, self, other);
+  }
+};
+
+Tensor logical_not(const Tensor& self) {
+  if (!recordable({}, {&self})) return to_host<Tensor>("aten::logical_not", "", self);
+  return unary(Opcode::LogicalNot, Rule::Bool, {}, self);
+}
+
+// --- the tables ----------------------------------------------------------------------------------
+
+#define ACCEL_UNARY_TABLE(X)                                                                 \
+  X(neg, Neg, Same) X(abs, Abs, Same) X(sign, Sign, Same) X(sqrt, Sqrt, Float)               \
+  X(rsqrt, Rsqrt, Float) X(reciprocal, Reciprocal, Float) X(exp, Exp, Float)                 \
+  X(exp2, Exp2, Float) X(expm1, Expm1, Float) X(log, Log, Float) X(log2, Log2, Float)        \
+  X(log10, Log10, Float) X(log1p, Log1p, Float) X(sin, Sin, Float) X(cos, Cos, Float)        \
+  X(tan, Tan, Float) X(asin, Asin, Float) X(acos, Acos, Float) X(atan, Atan, Float)          \
+  X(sinh, Sinh, Float) X(cosh, Cosh, Float) X(tanh, Tanh, Float) X(asinh, Asinh, Float)      \
+  X(acosh, Acosh, Float) X(atanh, Atanh, Float) X(erf, Erf, Float) X(erfc, Erfc, Float)      \
+  X(erfinv, Erfinv, Float) X(sigmoid, Sigmoid, Float) X(lgamma, Lgamma, Float)
+
+#define ACCEL_BINARY_TABLE(X)                                                                \
+  X(mul, Tensor, Mul, Same) X(div, Tensor, Div, Float) X(atan2, , Atan2, Float)              \
+  X(maximum, , Maximum, Same) X(minimum, , Minimum, Same) X(fmax, , Fmax, Same)              \
+  X(fmin, , Fmin, Same)
+
+#define ACCEL_COMPARE_TABLE(X) \
+  X(eq, Eq) X(ne, Ne) X(lt, Lt) X(le, Le) X(gt, Gt) X(ge, Ge)
+
+#define ACCEL_NAME(name) constexpr const char* k_##name = "aten::" #name;
+#define ACCEL_UNARY_NAME(name, opcode, rule) ACCEL_NAME(name)
+#define ACCEL_BINARY_NAME(name, overload, opcode, rule) \
+  ACCEL_NAME(name) constexpr const char* k_##name##_overload = #overload;
+#define ACCEL_COMPARE_NAME(name, opcode) ACCEL_NAME(name)
+ACCEL_UNARY_TABLE(ACCEL_UNARY_NAME)
+ACCEL_BINARY_TABLE(ACCEL_BINARY_NAME)
+ACCEL_COMPARE_TABLE(ACCEL_COMPARE_NAME)
+ACCEL_NAME(tanh_backward)
+ACCEL_NAME(sigmoid_backward)
+ACCEL_NAME(silu_backward)
+ACCEL_NAME(hardsigmoid)
+ACCEL_NAME(hardswish)
+ACCEL_NAME(mish)
+ACCEL_NAME(logical_and)
+ACCEL_NAME(logical_or)
+ACCEL_NAME(logical_xor)
+constexpr const char* k_tensor = "Tensor";
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+#define ACCEL_REGISTER_UNARY(name, opcode, rule)                               \
+  {                                                                            \
+    using Op = Unary<&k_##name, Opcode::opcode, Rule::rule>;                   \
+    m.impl(#name, TORCH_FN(Op::functional));                                   \
+    m.impl(#name "_", TORCH_FN(Op::in_place));                                 \
+    m.impl(#name ".out", TORCH_FN(Op::out));                                   \
+  }
+  ACCEL_UNARY_TABLE(ACCEL_REGISTER_UNARY)
+
+  // Overloads are named "mul.Tensor", "mul_.Tensor", "mul.out", or "maximum", "maximum.out".
+  auto with = [](const char* name, const char* overload) {
+    return *overload ? std::string(name) + "." + overload : std::string(name);
+  };
+#define ACCEL_REGISTER_BINARY(name, overload, opcode, rule)                             \
+  {                                                                                     \
+    using Op = Binary<&k_##name, &k_##name##_overload, Opcode::opcode, Rule::rule>;     \
+    m.impl(with(#name, #overload).c_str(), TORCH_FN(Op::functional));                   \
+    m.impl(#name ".out", TORCH_FN(Op::out));                                            \
+  }
+  ACCEL_BINARY_TABLE(ACCEL_REGISTER_BINARY)
+  {
+    using Mul = Binary<&k_mul, &k_mul_overload, Opcode::Mul, Rule::Same>;
+    using Div = Binary<&k_div, &k_div_overload, Opcode::Div, Rule::Float>;
+    m.impl("mul_.Tensor", TORCH_FN(Mul::in_place));
+    m.impl("div_.Tensor", TORCH_FN(Div::in_place));
+    m.impl("div.Tensor_mode", TORCH_FN(DivMode::functional));
+    m.impl("div_.Tensor_mode", TORCH_FN(DivMode::in_place));
+  }
+
+#define ACCEL_REGISTER_COMPARE(name, opcode)                                            \
+  {                                                                                     \
+    using Op = Binary<&k_##name, &k_tensor, Opcode::opcode, Rule::Compare>;             \
+    using Number = BinaryScalar<&k_##name, Opcode::opcode, Rule::Compare>;              \
+    m.impl(#name ".Tensor", TORCH_FN(Op::functional));                                  \
+    m.impl(#name ".Scalar", TORCH_FN(Number::functional));                              \
+  }
+  ACCEL_COMPARE_TABLE(ACCEL_REGISTER_COMPARE)
+
+  m.impl("add.Tensor", TORCH_FN(AddSub<Opcode::Add>::functional));
+  m.impl("add_.Tensor", TORCH_FN(AddSub<Opcode::Add>::in_place));
+  m.impl("add.out", TORCH_FN(AddSub<Opcode::Add>::out));
+  m.impl("sub.Tensor", TORCH_FN(AddSub<Opcode::Sub>::functional));
+  m.impl("sub_.Tensor", TORCH_FN(AddSub<Opcode::Sub>::in_place));
+  m.impl("sub.out", TORCH_FN(AddSub<Opcode::Sub>::out));
+  m.impl("rsub.Scalar", TORCH_FN(rsub));
+
+  m.impl("pow.Tensor_Scalar", TORCH_FN(pow_scalar));
+
+  m.impl("gelu", TORCH_FN(gelu));
+  m.impl("gelu_backward", TORCH_FN(gelu_backward));
+  m.impl("silu", TORCH_FN(silu));
+  m.impl("silu_", TORCH_FN(silu_));
+  m.impl("silu_backward", TORCH_FN((backward_of<&k_silu_backward, Opcode::SiluBackward>)));
+  m.impl("relu", TORCH_FN(relu));
+  m.impl("relu_", TORCH_FN(relu_));
+  m.impl("threshold_backward", TORCH_FN(threshold_backward));
+  m.impl("tanh_backward", TORCH_FN((backward_of<&k_tanh_backward, Opcode::TanhBackward>)));
+  m.impl("sigmoid_backward", TORCH_FN((backward_of<&k_sigmoid_backward, Opcode::SigmoidBackward>)));
+  m.impl("leaky_relu", TORCH_FN(leaky_relu));
+  m.impl("leaky_relu_backward", TORCH_FN(leaky_relu_backward));
+  m.impl("elu", TORCH_FN(elu));
+  m.impl("softplus", TORCH_FN(softplus));
+  m.impl("softplus_backward", TORCH_FN(softplus_backward));
+  m.impl("hardtanh", TORCH_FN(hardtanh));
+  m.impl("hardtanh_backward", TORCH_FN(hardtanh_backward));
+  m.impl("hardsigmoid", TORCH_FN((activation<&k_hardsigmoid, Opcode::Hardsigmoid>)));
+  m.impl("hardswish", TORCH_FN((activation<&k_hardswish, Opcode::Hardswish>)));
+  m.impl("mish", TORCH_FN((activation<&k_mish, Opcode::Mish>)));
+
+  m.impl("where.self", TORCH_FN(where));
+  m.impl("masked_fill_.Scalar", TORCH_FN(masked_fill_));
+  m.impl("masked_fill_.Tensor", TORCH_FN(masked_fill_tensor_));
+  m.impl("fill_.Scalar", TORCH_FN(fill_));
+  m.impl("fill_.Tensor", TORCH_FN(fill_tensor_));
+  m.impl("zero_", TORCH_FN(zero_));
+
+  m.impl("clamp", TORCH_FN(clamp));
+  m.impl("clamp_", TORCH_FN(clamp_));
+  m.impl("clamp.out", TORCH_FN(clamp_out));
+  m.impl("clamp_min", TORCH_FN(clamp_min));
+  m.impl("clamp_min_", TORCH_FN(clamp_min_));
+  m.impl("clamp_max", TORCH_FN(clamp_max));
+  m.impl("clamp_max_", TORCH_FN(clamp_max_));
+  m.impl("lerp.Scalar", TORCH_FN(lerp));
+  m.impl("lerp_.Scalar", TORCH_FN(lerp_));
+  m.impl("lerp.Tensor", TORCH_FN(lerp_tensor));
+  m.impl("addcmul", TORCH_FN(AddProduct<Opcode::Addcmul>::functional));
+  m.impl("addcmul_", TORCH_FN(AddProduct<Opcode::Addcmul>::in_place));
+  m.impl("addcdiv", TORCH_FN(AddProduct<Opcode::Addcdiv>::functional));
+  m.impl("addcdiv_", TORCH_FN(AddProduct<Opcode::Addcdiv>::in_place));
+  m.impl("arange.start_out", TORCH_FN(arange_out));
+
+  m.impl("logical_not", TORCH_FN(logical_not));
+  m.impl("logical_and", TORCH_FN((Logical<&k_logical_and, Opcode::LogicalAnd>::functional)));
+  m.impl("logical_or", TORCH_FN((Logical<&k_logical_or, Opcode::LogicalOr>::functional)));
+  m.impl("logical_xor", TORCH_FN((Logical<&k_logical_xor, Opcode::LogicalXor>::functional)));
+}
+
+}  // namespace accel::aten

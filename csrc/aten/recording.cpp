@@ -1,0 +1,228 @@
+#include "csrc/aten/recording.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/native/Resize.h>
+#include <ATen/ops/empty_like.h>
+
+#include <mutex>
+
+#include <c10/core/DeviceGuard.h>
+
+#include "csrc/runtime/allocator.h"
+#include "csrc/runtime/generator.h"
+
+namespace accel::aten {
+
+namespace {
+
+// The Block of storages of zero bytes: a View of no elements still names one.
+runtime::Block* nothing_of(int device) {
+  static runtime::Block* blocks[runtime::kMaximumDevices] = {};
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  runtime::Block*& block = blocks[std::max(device, 0)];
+  if (!block) block = runtime::allocate_block(1, std::max(device, 0));
+  return block;
+}
+
+}  // namespace
+
+bool is_native(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte:
+    case ScalarType::Char:
+    case ScalarType::Short:
+    case ScalarType::Int:
+    case ScalarType::Long:
+    case ScalarType::Half:
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::Bool:
+    case ScalarType::BFloat16:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_plain(const Tensor& tensor) {
+  return tensor.device().is_privateuseone() && tensor.layout() == at::kStrided &&
+         !tensor.is_conj() && !tensor.is_neg();
+}
+
+runtime::Block* block_of(const Tensor& tensor) {
+  const c10::DataPtr& pointer = tensor.unsafeGetTensorImpl()->unsafe_storage().data_ptr();
+  if (runtime::Block* block = runtime::block_of(pointer)) return block;
+  // Memory that came through DLPack or from_blob: its Block is found by address.
+  runtime::BlockReference found = runtime::find_block(pointer.get());
+  if (found) return found.get();
+  TORCH_CHECK(!pointer.get(), "[accel] the tensor's memory is not memory of an accel device");
+  return nothing_of(tensor.device().index());
+}
+
+Scalar scalar_of(const at::Scalar& value, ScalarType compute) {
+  Scalar scalar;
+  if (at::isFloatingType(compute)) {
+    scalar.d = value.toDouble();
+  } else if (compute == ScalarType::Bool) {
+    scalar.i = value.to<bool>();
+  } else {
+    scalar.i = value.isFloatingPoint() ? static_cast<int64_t>(value.toDouble()) : value.toLong();
+  }
+  return scalar;
+}
+
+Scalar scalar_of(double value) {
+  Scalar scalar;
+  scalar.d = value;
+  return scalar;
+}
+
+Scalar scalar_of(int64_t value) {
+  Scalar scalar;
+  scalar.i = value;
+  return scalar;
+}
+
+Scalar scalar_of_cpu(const Tensor& tensor, ScalarType compute) {
+  return scalar_of(tensor.item(), compute);
+}
+
+Recording& Recording::add(const Tensor& tensor, Entries& entries) {
+  Entry entry;
+  entry.view.block = block_of(tensor);
+  entry.view.dtype = dtype_of(tensor.scalar_type());
+  const IntArrayRef sizes = tensor.sizes();
+  entry.view.dims = static_cast<int>(sizes.size());
+  entry.view.sizes = sizes.data();
+  entry.view.strides = tensor.strides().data();
+  entry.view.offset = tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize());
+  if (device_ < 0) device_ = tensor.device().index();
+  // Memory found by address may begin inside its Block.
+  if (entry.view.block) {
+    const auto* base = static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
+    entry.view.offset += base - entry.view.block->address;
+  }
+  entries.push_back(std::move(entry));
+  return *this;
+}
+
+Recording& Recording::add(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides,
+                          Entries& entries) {
+  add(tensor, entries);
+  Entry& entry = entries.back();
+  entry.dims_at = static_cast<int>(dims_.size());
+  entry.view.dims = static_cast<int>(sizes.size());
+  dims_.append(sizes.begin(), sizes.end());
+  dims_.append(strides.begin(), strides.end());
+  return *this;
+}
+
+Recording& Recording::input(const OptionalTensor& tensor) {
+  if (!tensor || !tensor->defined()) return no_input();
+  return input(*tensor);
+}
+
+Recording& Recording::input(const Tensor& tensor, IntArrayRef sizes) {
+  if (tensor.sizes() == sizes) return input(tensor);
+  c10::SmallVector<int64_t, 8> strides(sizes.size(), 0);
+  const auto missing = static_cast<int64_t>(sizes.size()) - tensor.dim();
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) != 1) strides[missing + i] = tensor.stride(i);
+  }
+  return input(tensor, sizes, strides);
+}
+
+Recording& Recording::input(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides) {
+  return add(tensor, sizes, strides, inputs_);
+}
+
+Recording& Recording::output(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides) {
+  return add(tensor, sizes, strides, outputs_);
+}
+
+Recording& Recording::no_output() {
+  outputs_.emplace_back();
+  return *this;
+}
+
+Recording& Recording::no_input() {
+  inputs_.emplace_back();
+  return *this;
+}
+
+Recording& Recording::attribute(uint64_t value) {
+  attributes_.push_back(value);
+  return *this;
+}
+
+Recording& Recording::scalar(Scalar value) {
+  scalars_.push_back(value);
+  return *this;
+}
+
+Recording& Recording::host_call(std::unique_ptr<graph::HostCall> call) {
+  host_call_ = std::move(call);
+  return *this;
+}
+
+void Recording::record() {
+  c10::SmallVector<graph::ViewSpec, 8> outputs, inputs;
+  bool writes = opcode_ == Opcode::Host;
+  auto finish = [&](Entries& entries, c10::SmallVector<graph::ViewSpec, 8>& views) {
+    for (Entry& entry : entries) {
+      if (entry.dims_at >= 0) {
+        entry.view.sizes = dims_.data() + entry.dims_at;
+        entry.view.strides = entry.view.sizes + entry.view.dims;
+      }
+      views.push_back(entry.view);
+    }
+  };
+  finish(outputs_, outputs);
+  finish(inputs_, inputs);
+  for (const graph::ViewSpec& view : outputs) {
+    int64_t elements = view.block ? 1 : 0;
+    for (int i = 0; i < view.dims; ++i) elements *= view.sizes[i];
+    writes |= elements > 0;
+  }
+  if (!writes) return;
+  graph::NodeSpec node{opcode_,     {outputs.data(), outputs.size()}, {inputs.data(), inputs.size()},
+                       {attributes_.data(), attributes_.size()},
+                       {scalars_.data(), scalars_.size()}, std::move(host_call_)};
+  graph::record(device_, node);
+}
+
+Tensor empty_on(const Tensor& like, IntArrayRef sizes, ScalarType dtype) {
+  const c10::DeviceGuard guard(like.device());
+  return at::detail::empty_generic(sizes, c10::GetAllocator(c10::kPrivateUse1),
+                                   c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), dtype,
+                                   std::nullopt);
+}
+
+Tensor empty_on(const Tensor& like, IntArrayRef sizes, IntArrayRef strides, ScalarType dtype) {
+  const c10::DeviceGuard guard(like.device());
+  return at::detail::empty_strided_generic(
+      sizes, strides, c10::GetAllocator(c10::kPrivateUse1),
+      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), dtype);
+}
+
+Tensor empty_like(const Tensor& like, ScalarType dtype) {
+  if (like.is_non_overlapping_and_dense()) {
+    return empty_on(like, like.sizes(), like.strides(), dtype);
+  }
+  return at::empty_like(like, like.options().dtype(dtype));
+}
+
+void resize_output(const Tensor& out, IntArrayRef sizes) { at::native::resize_output(out, sizes); }
+
+PhiloxState reserve_philox(const std::optional<at::Generator>& generator, int device,
+                           int64_t elements) {
+  const at::Generator& chosen = generator && generator->defined()
+                                    ? *generator
+                                    : runtime::default_generator(device);
+  auto* philox = at::check_generator<runtime::Generator>(chosen);
+  const auto [seed, offset] = philox->reserve(static_cast<uint64_t>((elements + 3) / 4));
+  return {scalar_of(static_cast<int64_t>(seed)), scalar_of(static_cast<int64_t>(offset))};
+}
+
+}  // namespace accel::aten
