@@ -38,9 +38,13 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   }
   c10::DeviceCapability getDeviceCapability(c10::Device /*device*/) const override {
     c10::DeviceCapability capability;
+    capability.capability_data.capability_bits = 0;
     auto& types = capability.capability_data.supported_scalar_types;
-    types.has_QInt8 = types.has_QUInt8 = types.has_QInt32 = types.has_QUInt4x2 = 0;
-    types.has_QUInt2x4 = 0;
+    types.has_Bool = types.has_Byte = types.has_Char = types.has_Short = types.has_Int = 1;
+    types.has_Long = types.has_UInt16 = types.has_UInt32 = types.has_UInt64 = 1;
+    types.has_Half = types.has_BFloat16 = types.has_Float = types.has_Double = 1;
+    types.has_ComplexHalf = types.has_ComplexFloat = types.has_ComplexDouble = 1;
+    types.has_Float8_e5m2 = types.has_Float8_e4m3fn = 1;
     return capability;
   }
 

@@ -43,9 +43,9 @@ std::string python_location() {
   return hooks != nullptr && hooks->location != nullptr ? hooks->location() : std::string();
 }
 
-WaitGuard::WaitGuard()
+WaitGuard::WaitGuard(Gil gil)
     : hooks_(gil_hooks.load(std::memory_order_acquire)),
-      state_(hooks_ != nullptr ? hooks_->release() : nullptr) {
+      state_(hooks_ != nullptr && gil == Gil::Release ? hooks_->release() : nullptr) {
   waiting.fetch_add(1, std::memory_order_relaxed);
 }
 

@@ -37,10 +37,13 @@ void register_gil_hooks(const GilHooks* hooks);
 std::string python_location();
 
 // While one lives, the calling host thread waits for a stream: the GIL is released, and the
-// workers' teams are full width. Not to be used under a lock that a holder of the GIL may want.
+// workers' teams are full width. Under a lock that a holder of the GIL may want, the GIL has to be
+// kept: taking it back under that lock would deadlock, whereas workers never need it.
+enum class Gil { Release, Keep };
+
 class WaitGuard {
  public:
-  WaitGuard();
+  explicit WaitGuard(Gil gil = Gil::Release);
   ~WaitGuard();
   WaitGuard(const WaitGuard&) = delete;
   WaitGuard& operator=(const WaitGuard&) = delete;

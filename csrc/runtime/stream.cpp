@@ -137,7 +137,8 @@ void settle_device(int device, Settle how) {
   if (how == Settle::HandOver) {
     for_each_stream(device, [](WorkerStream& stream) { stream.hand_over(); });
   }
-  for_each_stream(device, [](WorkerStream& stream) { stream.drain(); });
+  const Gil gil = how == Settle::HandOver ? Gil::Release : Gil::Keep;
+  for_each_stream(device, [gil](WorkerStream& stream) { stream.drain(kNever, gil); });
 }
 
 void shutdown() {

@@ -8,6 +8,7 @@
 #include "csrc/runtime/worker_stream.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -34,10 +35,14 @@ constexpr int64_t kSignalPeriod = 50'000'000;
 
 thread_local bool is_worker = false;
 
+// One round of looking again: a few pauses, then the core goes to whoever else wants it. Without
+// the yield, a spinning host keeps a worker on the same core from running at all: on two busy cores
+// a round trip took 25-115 µs, with it 1.7-4.4 µs.
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
+  for (int i = 0; i < 16; ++i) __builtin_ia32_pause();
 #endif
+  sched_yield();
 }
 
 size_t in_flight_bytes_budget() {
@@ -146,7 +151,7 @@ std::optional<WorkerStream::Entry> WorkerStream::next() {
   const int64_t spin_end = steady_now() + kWorkerSpin;
   while (submitted_.load(std::memory_order_acquire) == completed_.load(std::memory_order_relaxed) &&
          !stopping_.load(std::memory_order_relaxed) && steady_now() < spin_end) {
-    for (int i = 0; i < 16; ++i) relax();
+    relax();
   }
   std::unique_lock<std::mutex> lock(mutex_);
   int dozes = 0;
@@ -245,12 +250,12 @@ void WorkerStream::raise_failure() {
 }
 
 template <typename Done>
-void WorkerStream::block_until(Done done, int64_t deadline) {
+void WorkerStream::block_until(Done done, int64_t deadline, Gil gil) {
   if (done()) return;
-  WaitGuard guard;
+  WaitGuard guard(gil);
   const int64_t spin_end = steady_now() + kHostSpin;
   do {
-    for (int i = 0; i < 16; ++i) relax();
+    relax();
     if (done()) return;
   } while (steady_now() < spin_end);
 
@@ -303,9 +308,9 @@ bool WorkerStream::query() {
   return idle;
 }
 
-void WorkerStream::drain(int64_t deadline) {
+void WorkerStream::drain(int64_t deadline, Gil gil) {
   const uint64_t sequence = submitted();
-  block_until([this, sequence] { return completed_.load() >= sequence; }, deadline);
+  block_until([this, sequence] { return completed_.load() >= sequence; }, deadline, gil);
 }
 
 void WorkerStream::stop(int64_t deadline) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 
+#include "csrc/runtime/process.h"
 #include "csrc/runtime/stream.h"
 
 namespace accel::runtime {
@@ -36,7 +37,7 @@ class WorkerStream final : public Stream {
   void hand_over();
   // Waits for all that is queued, at most until the deadline; raises nothing and leaves a failure
   // pending.
-  void drain(int64_t deadline = kNever);
+  void drain(int64_t deadline = kNever, Gil gil = Gil::Release);
   // Skips what is left, ends the worker, and waits for its end until the deadline.
   void stop(int64_t deadline);
 
@@ -59,7 +60,7 @@ class WorkerStream final : public Stream {
   void raise_failure();
   bool is_over_budget() const;
   template <typename Done>
-  void block_until(Done done, int64_t deadline = kNever);
+  void block_until(Done done, int64_t deadline = kNever, Gil gil = Gil::Release);
   void notify_waiting();
 
   const int device_;
@@ -90,7 +91,8 @@ class WorkerStream final : public Stream {
 bool on_worker();
 
 // Waits for the work of every stream of a device, so that its Blocks come back; raises nothing.
-// No-op on a worker.
+// No-op on a worker. SubmittedOnly is for a caller under a recorder's lock: it neither hands over
+// nor touches the GIL.
 enum class Settle { HandOver, SubmittedOnly };
 void settle_device(int device, Settle how);
 
