@@ -74,8 +74,6 @@ const Engine* brgemm_engine(DType dtype) {
   return amx ? &engine : nullptr;
 }
 
-void use_brgemm_without_amx(bool use) {
-  g_without_amx.store(use, std::memory_order_relaxed);
-}
+void use_brgemm_without_amx(bool use) { g_without_amx.store(use, std::memory_order_relaxed); }
 
 }  // namespace accel::kernels

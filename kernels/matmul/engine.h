@@ -27,12 +27,12 @@ enum class Part : uint8_t { Value, Low };
 enum class Update : uint8_t { Store, Add };
 
 struct Engine {
-  int rows = 0;       // of A in a panel, at most
-  int row_pitch = 0;  // lanes that a packed panel of A takes
-  int columns = 0;    // of B in a panel; a packed panel always takes all of them
-  int k_block = 0;    // largest k of one multiply()
-  int k_group = 1;    // k is padded with zeros to a multiple of this
-  int packed_size = 0;       // bytes of a packed element
+  int rows = 0;                        // of A in a panel, at most
+  int row_pitch = 0;                   // lanes that a packed panel of A takes
+  int columns = 0;                     // of B in a panel; a packed panel always takes all of them
+  int k_block = 0;                     // largest k of one multiply()
+  int k_group = 1;                     // k is padded with zeros to a multiple of this
+  int packed_size = 0;                 // bytes of a packed element
   DType accumulator = DType::Float32;  // dtype of C: Float32, Float64 or Int64
 
   // Packs `lanes` lanes and k values each, k <= k_block. Takes row_pitch (columns) times k, rounded
@@ -84,7 +84,6 @@ void store_values(const void* values, DType accumulator, int64_t n, void* out, D
 void matrix_vector(const PanelSource& a, DType compute, DType accumulator, int64_t begin,
                    int64_t end, int64_t k, const void* x, void* y);
 // x[i] = values of a strided vector, converted to `compute` and then to `accumulator`.
-void gather_vector(const PanelSource& source, DType compute, DType accumulator, int64_t k,
-                   void* x);
+void gather_vector(const PanelSource& source, DType compute, DType accumulator, int64_t k, void* x);
 
 }  // namespace accel::kernels

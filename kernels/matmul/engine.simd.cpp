@@ -4,104 +4,12 @@
 
 #include <cstring>
 
-#if defined(__x86_64__)
-// GCC's own header trips this warning (its bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
-
 #include "kernels/common/isa.h"
 #include "kernels/matmul/convert.h"
+#include "kernels/matmul/lanes.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace {
-
-#define ACCEL_INLINE inline __attribute__((always_inline))
-
-// Bytes of a vector register, and rows of A whose sums stay in registers: with two vectors of
-// columns, 14 rows take 28 of 32 registers (AVX-512), 6 rows take 12 of 16.
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kRows = 14, kRowPitch = 16;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kRows = 6, kRowPitch = 8;
-#else
-constexpr int kVectorBytes = 16, kRows = 6, kRowPitch = 8;
-#endif
-constexpr int kColumnVectors = 2;
-
-// A vector type, how one step of k enters the sums, and how packed memory is counted in steps.
-struct Float32Lanes {
-  using Packed = float;
-  using Step = float;
-  using Sum = float;
-  typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  static constexpr DType kPacked = DType::Float32, kSum = DType::Float32;
-  // A panel of B (32 columns: 32 KiB) stays in the first level cache while panels of A pass.
-  static constexpr int kGroup = 1, kBlock = 256;
-  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
-#if defined(__AVX512F__)
-    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
-#elif defined(__AVX2__)
-    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
-#else
-    return sum + a * b;
-#endif
-  }
-};
-
-struct Float64Lanes {
-  using Packed = double;
-  using Step = double;
-  using Sum = double;
-  typedef double Vector __attribute__((vector_size(kVectorBytes)));
-  static constexpr DType kPacked = DType::Float64, kSum = DType::Float64;
-  static constexpr int kGroup = 1, kBlock = 256;
-  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
-#if defined(__AVX512F__)
-    return (Vector)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
-#elif defined(__AVX2__)
-    return (Vector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
-#else
-    return sum + a * b;
-#endif
-  }
-};
-
-// Unsigned, because sums wrap.
-struct Int64Lanes {
-  using Packed = int64_t;
-  using Step = uint64_t;
-  using Sum = uint64_t;
-  typedef uint64_t Vector __attribute__((vector_size(kVectorBytes)));
-  static constexpr DType kPacked = DType::Int64, kSum = DType::Int64;
-  static constexpr int kGroup = 1, kBlock = 256;
-  static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return sum + a * b; }
-};
-
-// Two values of k a step, as VDPBF16PS and brgemm want them. 16-bit values are packed alike, so
-// Half differs by its conversion only.
-template <typename Value>
-struct PairLanes {
-  using Packed = Value;
-  using Step = uint32_t;
-  using Sum = float;
-  typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  static constexpr DType kPacked =
-      __is_same(Value, Brain) ? DType::BFloat16 : DType::Float16;
-  static constexpr DType kSum = DType::Float32;
-  static constexpr int kGroup = 2, kBlock = 512;
-#if defined(__AVX512F__)
-  typedef uint32_t Pairs __attribute__((vector_size(kVectorBytes)));
-  // In assembly so that this file needs no AVX512-BF16 flag, with which the compiler could use such
-  // instructions in its other functions.
-  static ACCEL_INLINE Vector multiply_add(Pairs a, Pairs b, Vector sum) {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
-  }
-#endif
-};
 
 // --- Products -------------------------------------------------------------------------------
 
@@ -188,8 +96,8 @@ void multiply(const void* a, const void* b, int rows, int columns, int64_t k, vo
 // they multiply is never stored.
 
 template <int Width, typename Step>
-void place_k_scalar(const char* source, int64_t lane_bytes, int lanes, int64_t first,
-                    int64_t steps, Step* packed, int64_t pitch) {
+void place_k_scalar(const char* source, int64_t lane_bytes, int lanes, int64_t first, int64_t steps,
+                    Step* packed, int64_t pitch) {
   for (int lane = 0; lane < Width; ++lane) {
     const char* line = source + (lane < lanes ? lane : lanes - 1) * lane_bytes;
     for (int64_t step = first; step < steps; ++step) {
@@ -311,8 +219,7 @@ void place_lanes(const Step* source, int64_t k_stride, int lanes, int64_t steps,
 
 // Two rows of 16-bit values become one row of pairs.
 template <int Width>
-void place_pairs(const uint16_t* source, int64_t k_stride, int lanes, int64_t k,
-                 uint32_t* packed) {
+void place_pairs(const uint16_t* source, int64_t k_stride, int lanes, int64_t k, uint32_t* packed) {
   static constexpr uint16_t kZeros[Width] = {};
   for (int64_t i = 0; i < k; i += 2, packed += Width) {
     const uint16_t* even = source + i * k_stride;
@@ -353,8 +260,7 @@ void place(const typename Lanes::Packed* source, int64_t lane_stride, int64_t k_
 }
 
 template <typename Lanes, int Width>
-void pack(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
-          void* packed) {
+void pack(const PanelSource& source, DType compute, Part part, int lanes, int64_t k, void* packed) {
   using Packed = typename Lanes::Packed;
   using Step = typename Lanes::Step;
   auto* target = static_cast<Step*>(packed);
@@ -381,8 +287,8 @@ void pack(const PanelSource& source, DType compute, Part part, int lanes, int64_
       place<Lanes, Width>(piece, 1, Width, lanes, count, to);
     } else {
       for (int lane = 0; lane < lanes; ++lane) {
-        convert_run(data + lane * source.lane_stride * size, source.dtype, source.k_stride,
-                    compute, part, count, piece + lane * kPiece);
+        convert_run(data + lane * source.lane_stride * size, source.dtype, source.k_stride, compute,
+                    part, count, piece + lane * kPiece);
       }
       place<Lanes, Width>(piece, kPiece, 1, lanes, count, to);
     }
@@ -412,8 +318,8 @@ void pack_row_major(const PanelSource& source, DType compute, Part part, int lan
       if (count < kBrgemmGroup) std::memset(pairs, 0, sizeof(pairs));
       place_pairs<kBrgemmPanel>(reinterpret_cast<const uint16_t*>(piece), kBrgemmPanel, lanes,
                                 count, pairs);
-      place_k<kPairs>(reinterpret_cast<const char*>(pairs), kBrgemmPanel * sizeof(uint32_t),
-                      kPairs, lanes, reinterpret_cast<uint32_t*>(target + first), padded_k / 2);
+      place_k<kPairs>(reinterpret_cast<const char*>(pairs), kBrgemmPanel * sizeof(uint32_t), kPairs,
+                      lanes, reinterpret_cast<uint32_t*>(target + first), padded_k / 2);
     }
   } else {
     for (int lane = 0; lane < lanes; ++lane) {
@@ -438,7 +344,8 @@ void pack_pairs(const PanelSource& source, DType compute, Part part, int lanes, 
 
 template <typename Lanes>
 constexpr Engine make_engine() {
-  constexpr int kColumns = kColumnVectors * kVectorBytes / static_cast<int>(sizeof(typename Lanes::Sum));
+  constexpr int kColumns =
+      kColumnVectors * kVectorBytes / static_cast<int>(sizeof(typename Lanes::Sum));
   Engine engine;
   engine.rows = kRows;
   engine.row_pitch = kRowPitch;

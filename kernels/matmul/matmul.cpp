@@ -27,8 +27,8 @@ ACCEL_DISPATCH(void, store_values,
 ACCEL_DISPATCH(bool, splits_safely, (const PanelSource& source, int64_t lanes, int64_t k),
                (source, lanes, k))
 ACCEL_DISPATCH(void, matrix_vector,
-               (const PanelSource& a, DType compute, DType accumulator, int64_t begin,
-                int64_t end, int64_t k, const void* x, void* y),
+               (const PanelSource& a, DType compute, DType accumulator, int64_t begin, int64_t end,
+                int64_t k, const void* x, void* y),
                (a, compute, accumulator, begin, end, k, x, y))
 ACCEL_DISPATCH(void, gather_vector,
                (const PanelSource& source, DType compute, DType accumulator, int64_t k, void* x),
@@ -36,12 +36,13 @@ ACCEL_DISPATCH(void, gather_vector,
 
 namespace {
 
-// Below this many multiply-adds (4 µs of one core at fp32) a parallel region costs more than it saves.
+// Below this many multiply-adds (4 µs of one core at fp32) a parallel region costs more than it
+// saves.
 constexpr int64_t kSerialWork = 1 << 19;
 // Multiply-adds that a chunk of the team's work should have at least.
 constexpr int64_t kChunkWork = 1 << 20;
-// Matrix times vector: multiply-adds per chunk, 64 KiB of fp32.
-constexpr int64_t kVectorWork = 1 << 14;
+// Matrix times vector: multiply-adds per chunk at least (128 KiB of fp32), and results at most.
+constexpr int64_t kVectorWork = 1 << 15, kVectorBlock = 256;
 // Tiles of C: 256 columns are what an epilogue tile takes, and 64 × 256 sums stay in the second
 // level cache together with a block of A and B.
 constexpr int kTileRows = 64, kTileColumns = 256;
@@ -110,8 +111,8 @@ void run_epilogue(const Matmul& args, const Region& region, float* values, int64
       const int64_t i = region.row + row, j = region.column + column;
       for (size_t o = 0; o < operand_count; ++o) {
         const Epilogue::Operand& operand = args.epilogue.operands[o];
-        operands[o] = {operand.data + region.batch * operand.batch_stride +
-                           i * operand.row_stride + j * operand.column_stride,
+        operands[o] = {operand.data + region.batch * operand.batch_stride + i * operand.row_stride +
+                           j * operand.column_stride,
                        operand.row_stride, operand.column_stride};
       }
       Tile tile;
@@ -127,7 +128,8 @@ void run_epilogue(const Matmul& args, const Region& region, float* values, int64
   }
 }
 
-// Takes a finished piece of the product, `stride` elements a row, to where it goes. May overwrite it.
+// Takes a finished piece of the product, `stride` elements a row, to where it goes. May overwrite
+// it.
 void finish(const Matmul& args, const Region& region, void* values, int64_t stride) {
   const DType accumulator = accumulator_of(args.compute);
   const int64_t size = size_of(accumulator);
@@ -147,8 +149,8 @@ void finish(const Matmul& args, const Region& region, void* values, int64_t stri
   } else {
     for (int64_t row = 0; row < region.rows; ++row) {
       store_values(bytes + row * stride * size, accumulator, region.columns,
-                   output_address(args, region.batch, region.row + row, region.column),
-                   args.result, args.out.column_stride);
+                   output_address(args, region.batch, region.row + row, region.column), args.result,
+                   args.out.column_stride);
     }
   }
 }
@@ -159,14 +161,16 @@ void vector_products(const Matmul& args) {
   const bool single_column = args.n == 1;
   const DType accumulator = accumulator_of(args.compute);
   const int64_t lanes = single_column ? args.m : args.n;
-  // Blocks of at most 256 results, each with its share of reading the matrix.
+  // Blocks of at most 256 results: where the matrix is contiguous along them, 1 KiB at a time is
+  // what the memory likes.
   const int64_t block =
-      std::clamp<int64_t>(round_up(kVectorWork / std::max<int64_t>(args.k, 1), 64), 64, 256);
-  const int64_t blocks = divide_up(lanes, block);
-  const bool small = args.batch * lanes * args.k <= 2 * kVectorWork;
-  for_chunks(small ? Team::Caller : Team::All, args.batch * blocks, [&](int64_t chunk) {
-    const int64_t batch = chunk / blocks;
-    const int64_t begin = chunk % blocks * block, end = std::min(lanes, begin + block);
+      std::clamp<int64_t>(round_up(divide_up(lanes, 4 * team_width()), 64), 64, kVectorBlock);
+  const int64_t blocks = divide_up(lanes, block), all_blocks = args.batch * blocks;
+  const int64_t group =
+      std::max<int64_t>(1, kVectorWork / (std::min(lanes, block) * std::max<int64_t>(args.k, 1)));
+  const auto run_block = [&](int64_t index) {
+    const int64_t batch = index / blocks;
+    const int64_t begin = index % blocks * block, end = std::min(lanes, begin + block);
     PanelSource matrix = rows_of(args, batch), vector = columns_of(args, batch);
     if (!single_column) std::swap(matrix, vector);
     const void* x = vector.data;
@@ -175,13 +179,17 @@ void vector_products(const Matmul& args) {
       gather_vector(vector, args.compute, accumulator, args.k, gathered);
       x = gathered;
     }
-    alignas(64) int64_t y[256];  // room for any accumulator
+    alignas(64) int64_t y[kVectorBlock];  // room for any accumulator
     matrix_vector(matrix, args.compute, accumulator, begin, end, args.k, x, y);
     if (single_column) {
       finish(args, {batch, begin, 0, end - begin, 1}, y, 1);
     } else {
       finish(args, {batch, 0, begin, 1, end - begin}, y, end - begin);
     }
+  };
+  for_chunks(Team::All, divide_up(all_blocks, group), [&](int64_t chunk) {
+    const int64_t end = std::min(all_blocks, (chunk + 1) * group);
+    for (int64_t index = chunk * group; index < end; ++index) run_block(index);
   });
 }
 
@@ -197,8 +205,8 @@ constexpr PartProduct kPartProducts[] = {{0, 0}, {0, 1}, {1, 0}};
 struct Blocking {
   const Engine* engine;
   int parts = 1;
-  int64_t k_block;       // k of one multiply(), the same for each but the last
-  int64_t k_shared;      // k packed at a time, a multiple of k_block
+  int64_t k_block;   // k of one multiply(), the same for each but the last
+  int64_t k_shared;  // k packed at a time, a multiple of k_block
   int64_t row_panels, column_panels;
   int64_t tile_row_panels, tile_column_panels;  // of a tile
   int64_t row_tiles, column_tiles;
@@ -211,8 +219,7 @@ Blocking choose_blocking(const Matmul& args, const Engine& engine, int parts, in
   blocking.engine = &engine;
   blocking.parts = parts;
   const int64_t k = std::max<int64_t>(args.k, 1);
-  blocking.k_block =
-      round_up(divide_up(k, divide_up(k, engine.k_block)), engine.k_group);
+  blocking.k_block = round_up(divide_up(k, divide_up(k, engine.k_block)), engine.k_group);
   blocking.row_panels = divide_up(args.m, engine.rows);
   blocking.column_panels = divide_up(args.n, engine.columns);
 
@@ -308,8 +315,7 @@ class BlockedProduct {
     return static_cast<int>(rows_per_panel_ + (panel < longer_panels_));
   }
   int columns_of_panel(int64_t panel) const {
-    return static_cast<int>(
-        std::min<int64_t>(engine_.columns, args_.n - panel * engine_.columns));
+    return static_cast<int>(std::min<int64_t>(engine_.columns, args_.n - panel * engine_.columns));
   }
   Range row_panels(Range tiles) const {
     return {tiles.begin * blocking_.tile_row_panels,
@@ -356,15 +362,13 @@ class BlockedProduct {
           scratch(ScratchSlot::A, rows.size() * a_bytes(k_.size()) * blocking_.parts));
     }
     const int64_t shared_b_bytes =
-        blocking_.share_b ? round_up(columns.size() * b_bytes(k_.size()) * blocking_.parts, 64)
-                          : 0;
+        blocking_.share_b ? round_up(columns.size() * b_bytes(k_.size()) * blocking_.parts, 64) : 0;
     // Sums of a product whose k is cut wait here, where the output cannot hold them.
     const bool keep_sums = blocking_.k_shared < args_.k && !direct_;
     sums_stride_ = columns.size() * engine_.columns;
-    const int64_t sums_bytes =
-        keep_sums ? (first_row(rows.end) - first_row(rows.begin)) * sums_stride_ *
-                        size_of(engine_.accumulator)
-                  : 0;
+    const int64_t sums_bytes = keep_sums ? (first_row(rows.end) - first_row(rows.begin)) *
+                                               sums_stride_ * size_of(engine_.accumulator)
+                                         : 0;
     if (shared_b_bytes + sums_bytes > 0) {
       // The sums come first: they must stay where they are when a shorter last piece needs less.
       sums_ = static_cast<char*>(scratch(ScratchSlot::B, sums_bytes + shared_b_bytes));
@@ -525,8 +529,7 @@ struct Choice {
 Choice choose_engine(const Matmul& args) {
   if (args.compute == DType::Float64) return {float64_engine(), 1};
   if (!is_floating(args.compute)) return {int64_engine(), 1};
-  const bool medium =
-      args.compute == DType::Float32 && args.precision == Float32Precision::Medium;
+  const bool medium = args.compute == DType::Float32 && args.precision == Float32Precision::Medium;
   if (args.compute == DType::BFloat16 || medium) {
     const Engine* brgemm = brgemm_engine(DType::BFloat16);
     const Engine* own = brgemm ? brgemm : bfloat16_engine();
@@ -541,8 +544,7 @@ Choice choose_engine(const Matmul& args) {
   if (args.precision == Float32Precision::High) {
     const Engine* brgemm = brgemm_engine(DType::BFloat16);
     if (brgemm &&
-        splits_safely_on_team(rows_of(args, 0), args.a.batch_stride, args.batch, args.m,
-                              args.k) &&
+        splits_safely_on_team(rows_of(args, 0), args.a.batch_stride, args.batch, args.m, args.k) &&
         splits_safely_on_team(columns_of(args, 0), args.b.batch_stride, args.batch, args.n,
                               args.k)) {
       return {brgemm, 2};

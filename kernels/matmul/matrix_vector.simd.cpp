@@ -5,13 +5,14 @@
 #include "kernels/common/isa.h"
 #include "kernels/matmul/convert.h"
 #include "kernels/matmul/engine.h"
+#include "kernels/matmul/lanes.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace {
 
 constexpr int kLanes = 16;   // chains of multiply-adds per row, the same for every layout of A
 constexpr int kPiece = 512;  // values of k converted at a time, a multiple of kLanes
-constexpr int kRowBlock = 64;
+constexpr int kRowBlock = 256;
 
 inline float multiply_add(float a, float b, float sum) {
 #if defined(__FMA__)
@@ -41,27 +42,51 @@ inline Value add(Value a, Value b) {
   }
 }
 
-// lanes[l] += row[i] * x[i] for i = l, l + 16, ...; four rows at a time share x and hide latency.
+template <typename Value>
+struct ChooseLanes;
+template <>
+struct ChooseLanes<float> {
+  using Type = Float32Lanes;
+};
+template <>
+struct ChooseLanes<double> {
+  using Type = Float64Lanes;
+};
+template <>
+struct ChooseLanes<int64_t> {
+  using Type = Int64Lanes;
+};
+
+// lanes[l] += row[i] * x[i] for i = l, l + 16, ...; several rows at a time share x and hide
+// latency.
 template <int Rows, typename Value>
 void add_rows(const Value* const* rows, const Value* x, int64_t n, Value (*lanes)[kLanes]) {
-  Value sums[Rows][kLanes];
+  using Lanes = typename ChooseLanes<Value>::Type;
+  using Vector = typename Lanes::Vector;
+  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Value));
+  constexpr int kVectors = kLanes / kWidth;
+  Vector sums[Rows][kVectors];
   std::memcpy(sums, lanes, sizeof(sums));
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Vector factor;
+      std::memcpy(&factor, x + i + v * kWidth, sizeof(Vector));
 #pragma GCC unroll 4
-    for (int row = 0; row < Rows; ++row) {
-#pragma GCC ivdep
-      for (int l = 0; l < kLanes; ++l) {
-        sums[row][l] = multiply_add(rows[row][i + l], x[i + l], sums[row][l]);
+      for (int row = 0; row < Rows; ++row) {
+        Vector value;
+        std::memcpy(&value, rows[row] + i + v * kWidth, sizeof(Vector));
+        sums[row][v] = Lanes::multiply_add(value, factor, sums[row][v]);
       }
     }
   }
+  std::memcpy(lanes, sums, sizeof(sums));
   for (int row = 0; row < Rows; ++row) {
     for (int l = 0; i + l < n; ++l) {
-      sums[row][l] = multiply_add(rows[row][i + l], x[i + l], sums[row][l]);
+      lanes[row][l] = multiply_add(rows[row][i + l], x[i + l], lanes[row][l]);
     }
   }
-  std::memcpy(lanes, sums, sizeof(sums));
 }
 
 // The same sums where the rows of A are contiguous for one k: sums[l][row].
@@ -69,8 +94,8 @@ template <typename Value>
 void add_columns(const Value* a, int64_t k_stride, int rows, const Value* x, int64_t n,
                  Value (*sums)[kRowBlock]) {
   for (int64_t i = 0; i < n; ++i) {
-    const Value* column = a + i * k_stride;
-    Value* lane = sums[i % kLanes];
+    const Value* __restrict column = a + i * k_stride;
+    Value* __restrict lane = sums[i % kLanes];
     const Value factor = x[i];
     if (rows == kRowBlock) {
       for (int row = 0; row < kRowBlock; ++row) {
