@@ -58,6 +58,11 @@ ACCEL_INLINE double uniform_of(uint32_t high, uint32_t low) {
 ACCEL_INLINE float uniform(uint64_t seed, uint64_t offset, uint64_t linear_index) {
   return uniform_of(random_word(seed, offset, linear_index));
 }
+ACCEL_INLINE double uniform_f64_at(uint64_t seed, uint64_t offset, uint64_t linear_index) {
+  const uint64_t counter = offset + linear_index / 4;
+  const uint32_t high = philox_block(seed, counter).word[linear_index % 4];
+  return uniform_of(high, philox_block(seed, counter, 1).word[linear_index % 4]);
+}
 
 namespace detail {
 
@@ -89,53 +94,88 @@ ACCEL_INLINE void store_interleaved(uint32_t* out, VectorU64 a, VectorU64 b) {
 
 }  // namespace detail
 
-// Words per call of random_words(): the blocks of one vector of counters.
-inline constexpr int kPhiloxStep = 4 * kLanes64;
+// Words per call of random_words(): the blocks of two vectors of counters, whose rounds overlap
+// (one alone waits for its own products: 118 against 80 ns for 256 numbers).
+inline constexpr int kPhiloxStep = 8 * kLanes64;
 
 // The kPhiloxStep words of the blocks counter, counter + 1, ... in order.
-ACCEL_INLINE void random_words(uint64_t seed, uint64_t counter, uint64_t counter_high,
-                               uint32_t* out) {
+ACCEL_INLINE void random_words(uint64_t seed, uint64_t counter, uint32_t* out) {
   VectorU64 index;
   for (int i = 0; i < kLanes64; ++i) index[i] = static_cast<uint64_t>(i);
-  index += counter;
   // 32-bit words in the low halves; what the products leave in the high halves is never read by a
   // multiplication, and masked at the end.
-  VectorU64 c0 = index, c1 = index >> 32;
-  VectorU64 c2 = splat<VectorU64>(counter_high), c3 = splat<VectorU64>(counter_high >> 32);
+  VectorU64 c0[2], c1[2], c2[2], c3[2];
+  for (int v = 0; v < 2; ++v) {
+    c0[v] = index + (counter + static_cast<uint64_t>(v * kLanes64));
+    c1[v] = c0[v] >> 32;
+    c2[v] = c3[v] = VectorU64{};
+  }
   const VectorU64 m0 = splat<VectorU64>(static_cast<uint64_t>(detail::kPhiloxM0));
   const VectorU64 m1 = splat<VectorU64>(static_cast<uint64_t>(detail::kPhiloxM1));
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+#pragma GCC unroll 10
   for (int round = 0; round < detail::kPhiloxRounds; ++round) {
-    const VectorU64 p0 = detail::multiply_low_halves(c0, m0);
-    const VectorU64 p1 = detail::multiply_low_halves(c2, m1);
-    c0 = (p1 >> 32) ^ c1 ^ splat<VectorU64>(static_cast<uint64_t>(k0));
-    c1 = p1;
-    c2 = (p0 >> 32) ^ c3 ^ splat<VectorU64>(static_cast<uint64_t>(k1));
-    c3 = p0;
+    for (int v = 0; v < 2; ++v) {
+      const VectorU64 p0 = detail::multiply_low_halves(c0[v], m0);
+      const VectorU64 p1 = detail::multiply_low_halves(c2[v], m1);
+      c0[v] = (p1 >> 32) ^ c1[v] ^ splat<VectorU64>(static_cast<uint64_t>(k0));
+      c1[v] = p1;
+      c2[v] = (p0 >> 32) ^ c3[v] ^ splat<VectorU64>(static_cast<uint64_t>(k1));
+      c3[v] = p0;
+    }
     k0 += detail::kPhiloxW0;
     k1 += detail::kPhiloxW1;
   }
-  const VectorU64 first = (c0 & 0xffffffffu) | c1 << 32;
-  const VectorU64 second = (c2 & 0xffffffffu) | c3 << 32;
-  detail::store_interleaved(out, first, second);
+  for (int v = 0; v < 2; ++v) {
+    const VectorU64 first = (c0[v] & 0xffffffffu) | c1[v] << 32;
+    const VectorU64 second = (c2[v] & 0xffffffffu) | c3[v] << 32;
+    detail::store_interleaved(out + v * 4 * kLanes64, first, second);
+  }
+}
+
+namespace detail {
+// Calls take(words, first, n, place): n words from words + first on belong to the elements from
+// `place` on, of the n elements from linear_index on. n is kPhiloxStep, and first 0, wherever whole
+// steps fit.
+template <class Take>
+ACCEL_INLINE void for_each_step(uint64_t seed, uint64_t offset, uint64_t linear_index, int n,
+                                Take take) {
+  alignas(64) uint32_t words[kPhiloxStep];
+  uint64_t counter = offset + linear_index / 4;
+  int first = static_cast<int>(linear_index % 4);
+  for (int done = 0; done < n; counter += kPhiloxStep / 4) {
+    random_words(seed, counter, words);
+    const int fit = n - done < kPhiloxStep - first ? n - done : kPhiloxStep - first;
+    take(words, first, fit, done);
+    done += fit;
+    first = 0;
+  }
+}
+}  // namespace detail
+
+// out[i] = random_word(seed, offset, linear_index + i) for i in [0, n).
+inline void random_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n,
+                        uint32_t* out) {
+  detail::for_each_step(seed, offset, linear_index, n,
+                        [&](const uint32_t* words, int first, int fit, int place) {
+                          std::memcpy(out + place, words + first, fit * sizeof(uint32_t));
+                        });
 }
 
 // out[i] = uniform(seed, offset, linear_index + i) for i in [0, n).
 inline void uniform_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n, float* out) {
-  uint32_t words[kPhiloxStep];
-  uint64_t counter = offset + linear_index / 4;
-  int skip = static_cast<int>(linear_index % 4);
-  for (int done = 0; done < n; counter += kLanes64) {
-    random_words(seed, counter, 0, words);
-    if (skip == 0 && n - done >= kPhiloxStep) {
-      store(out + done, uniform_of(load<VectorU32>(words)));
-      store(out + done + kLanes32, uniform_of(load<VectorU32>(words + kLanes32)));
-      done += kPhiloxStep;
-      continue;
-    }
-    for (int i = skip; i < kPhiloxStep && done < n; ++i) out[done++] = uniform_of(words[i]);
-    skip = 0;
-  }
+  detail::for_each_step(seed, offset, linear_index, n,
+                        [&](const uint32_t* words, int first, int fit, int place) {
+                          if (fit == kPhiloxStep) {
+                            for (int i = 0; i < kPhiloxStep; i += kLanes32) {
+                              store(out + place + i, uniform_of(load<VectorU32>(words + i)));
+                            }
+                            return;
+                          }
+                          for (int i = 0; i < fit; ++i) {
+                            out[place + i] = uniform_of(words[first + i]);
+                          }
+                        });
 }
 
 }  // namespace accel::kernels::ACCEL_ISA

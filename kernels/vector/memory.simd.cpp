@@ -1,0 +1,223 @@
+// Load, Store and LoadTile: between operands in memory and registers. Never reads or writes memory
+// outside the tile.
+#include "kernels/vector/cast.h"
+
+namespace accel::kernels::ACCEL_ISA {
+
+namespace {
+
+// --- Runs of elements that lie side by side ---
+
+template <Lane lane, class Memory>
+ACCEL_INLINE void load_run(const Memory* __restrict from, ElementOf<lane>* __restrict to, int n) {
+  if constexpr (sizeof(Memory) == sizeof(ElementOf<lane>) && lane != Lane::Bool &&
+                kIsReal<Memory> == kIsReal<ElementOf<lane>>) {
+    std::memcpy(to, from, n * sizeof(Memory));
+  } else {
+    for (int i = 0; i < n; ++i) to[i] = to_lane<lane>(from[i]);
+  }
+}
+
+template <VectorF32 (*convert)(const void*), class Memory>
+ACCEL_INLINE void load_vectors(const Memory* from, float* to, int n) {
+  int i = 0;
+  for (; i + kLanes32 <= n; i += kLanes32) store(to + i, convert(from + i));
+  for (; i < n; ++i) to[i] = value_of(from[i]);
+}
+template <>
+ACCEL_INLINE void load_run<Lane::F32, BFloat16>(const BFloat16* __restrict from,
+                                                float* __restrict to, int n) {
+  load_vectors<load_bf16>(from, to, n);
+}
+template <>
+ACCEL_INLINE void load_run<Lane::F32, Float16>(const Float16* __restrict from, float* __restrict to,
+                                               int n) {
+  load_vectors<load_f16>(from, to, n);
+}
+
+template <Lane lane, class Memory>
+ACCEL_INLINE void store_run(const ElementOf<lane>* __restrict from, Memory* __restrict to, int n) {
+  if constexpr (sizeof(Memory) == sizeof(ElementOf<lane>) &&
+                kIsReal<Memory> == kIsReal<ElementOf<lane>> && lane != Lane::Bool) {
+    std::memcpy(to, from, n * sizeof(Memory));
+  } else {
+    for (int i = 0; i < n; ++i) to[i] = CastTo<Memory>::from(from[i]);
+  }
+}
+
+template <void (*convert)(void*, VectorF32), class Memory>
+ACCEL_INLINE void store_vectors(const float* from, Memory* to, int n) {
+  int i = 0;
+  for (; i + kLanes32 <= n; i += kLanes32) convert(to + i, load<VectorF32>(from + i));
+  for (; i < n; ++i) to[i] = CastTo<Memory>::from(from[i]);
+}
+template <>
+ACCEL_INLINE void store_run<Lane::F32, BFloat16>(const float* __restrict from,
+                                                 BFloat16* __restrict to, int n) {
+  store_vectors<store_bf16>(from, to, n);
+}
+template <>
+ACCEL_INLINE void store_run<Lane::F32, Float16>(const float* __restrict from,
+                                                Float16* __restrict to, int n) {
+  store_vectors<store_f16>(from, to, n);
+}
+
+// Writes n copies of a value, rounded up to whole vectors: the register has room, and the next row
+// overwrites what is too much.
+template <class Element>
+ACCEL_INLINE void splat_run(Element value, Element* to, int n) {
+  using V = Vector<Element>;
+  const V all = splat<V>(value);
+  for (int i = 0; i < n; i += static_cast<int>(sizeof(V) / sizeof(Element))) store(to + i, all);
+}
+
+// --- Instructions ---
+
+template <Lane lane, class Memory>
+void load_operand(const Instruction& instruction, Frame& frame) {
+  using Element = ElementOf<lane>;
+  constexpr int64_t kSize = sizeof(Memory);
+  const TileOperand& operand = frame.operands[instruction.index];
+  const int rows = frame.rows, columns = frame.columns;
+  if (operand.column_stride == kSize || columns == 1) {
+    const bool whole = rows == 1 || (operand.row_stride == columns * kSize);
+    if constexpr (sizeof(Memory) == sizeof(Element) && kIsReal<Memory> == kIsReal<Element> &&
+                  lane != Lane::Bool) {
+      // Nothing to convert and no padding to read: the register lies in memory.
+      if (whole && frame.count == frame.padded) {
+        frame.source[instruction.dst] = operand.data;
+        frame.borrowed |= 1u << instruction.dst;
+        return;
+      }
+    }
+    Element* to = out<Element>(frame, instruction.dst);
+    if (whole) {
+      load_run<lane>(reinterpret_cast<const Memory*>(operand.data), to, frame.count);
+    } else if (columns == 1) {
+      const char* from = operand.data;
+      for (int r = 0; r < rows; ++r, from += operand.row_stride) {
+        to[r] = to_lane<lane>(*reinterpret_cast<const Memory*>(from));
+      }
+    } else {
+      const char* from = operand.data;
+      for (int r = 0; r < rows; ++r, from += operand.row_stride) {
+        load_run<lane>(reinterpret_cast<const Memory*>(from), to + r * columns, columns);
+      }
+    }
+    return;
+  }
+  Element* to = out<Element>(frame, instruction.dst);
+  const char* row = operand.data;
+  if (operand.column_stride == 0) {
+    if (rows == 1 || operand.row_stride == 0) {
+      splat_run(to_lane<lane>(*reinterpret_cast<const Memory*>(row)), to, frame.count);
+      return;
+    }
+    for (int r = 0; r < rows; ++r, row += operand.row_stride) {
+      splat_run(to_lane<lane>(*reinterpret_cast<const Memory*>(row)), to + r * columns, columns);
+    }
+    return;
+  }
+  for (int r = 0; r < rows; ++r, row += operand.row_stride) {
+    const char* from = row;
+    for (int c = 0; c < columns; ++c, from += operand.column_stride) {
+      *to++ = to_lane<lane>(*reinterpret_cast<const Memory*>(from));
+    }
+  }
+}
+
+// A register that lies in the memory about to be overwritten gets its values into its own place.
+void keep_borrowed(Frame& frame, const char* data, int64_t bytes) {
+  for (uint32_t left = frame.borrowed; left != 0; left &= left - 1) {
+    const int borrower = __builtin_ctz(left);
+    if (frame.source[borrower] != data) continue;
+    const void* from = frame.source[borrower];
+    std::memcpy(out<char>(frame, static_cast<uint8_t>(borrower)), from, bytes);
+  }
+}
+
+template <Lane lane, class Memory>
+void store_operand(const Instruction& instruction, Frame& frame) {
+  using Element = ElementOf<lane>;
+  constexpr int64_t kSize = sizeof(Memory);
+  const TileOperand& operand = frame.operands[instruction.index];
+  const int rows = frame.rows, columns = frame.columns;
+  if (frame.borrowed != 0) keep_borrowed(frame, operand.data, frame.count * kSize);
+  const Element* from = in<Element>(frame, instruction.a);
+  char* row = operand.data;
+  if (operand.column_stride == kSize && (rows == 1 || operand.row_stride == columns * kSize)) {
+    store_run<lane>(from, reinterpret_cast<Memory*>(row), frame.count);
+  } else if (operand.column_stride == kSize && columns > 1) {
+    for (int r = 0; r < rows; ++r, row += operand.row_stride, from += columns) {
+      store_run<lane>(from, reinterpret_cast<Memory*>(row), columns);
+    }
+  } else {
+    for (int r = 0; r < rows; ++r, row += operand.row_stride) {
+      char* to = row;
+      for (int c = 0; c < columns; ++c, to += operand.column_stride) {
+        *reinterpret_cast<Memory*>(to) = CastTo<Memory>::from(*from++);
+      }
+    }
+  }
+}
+
+void load_by_dtype(const Instruction& instruction, Frame& frame) {
+  const int dtype = static_cast<int>(frame.dtypes[instruction.index]);
+  frame.engine->loads[dtype][static_cast<int>(instruction.lane)](instruction, frame);
+}
+
+void store_by_dtype(const Instruction& instruction, Frame& frame) {
+  const int dtype = static_cast<int>(frame.dtypes[instruction.index]);
+  frame.engine->stores[dtype][static_cast<int>(instruction.lane)](instruction, frame);
+}
+
+void load_tile(const Instruction& instruction, Frame& frame) {
+  if (frame.count == frame.padded && (frame.rows == 1 || frame.values_stride == frame.columns)) {
+    frame.source[instruction.dst] = frame.values;
+    frame.borrowed |= 1u << instruction.dst;
+    return;
+  }
+  float* to = out<float>(frame, instruction.dst);
+  for (int r = 0; r < frame.rows; ++r) {
+    load_run<Lane::F32>(frame.values + r * frame.values_stride, to + r * frame.columns,
+                        frame.columns);
+  }
+}
+
+template <DType dtype, class Memory, Lane lane>
+void add_pair(Engine& engine) {
+  engine.loads[static_cast<int>(dtype)][static_cast<int>(lane)] = load_operand<lane, Memory>;
+  engine.stores[static_cast<int>(dtype)][static_cast<int>(lane)] = store_operand<lane, Memory>;
+}
+
+template <DType dtype, class Memory>
+void add_dtype(Engine& engine) {
+  add_pair<dtype, Memory, Lane::F32>(engine);
+  add_pair<dtype, Memory, Lane::F64>(engine);
+  add_pair<dtype, Memory, Lane::I64>(engine);
+  add_pair<dtype, Memory, Lane::Bool>(engine);
+}
+
+}  // namespace
+
+void add_memory_kernels(Engine& engine) {
+  for (int lane = 0; lane < vector::kLanes; ++lane) {
+    engine.set(Op::Load, static_cast<Lane>(lane), load_by_dtype);
+    engine.set(Op::Store, static_cast<Lane>(lane), store_by_dtype);
+  }
+  engine.set(Op::LoadTile, Lane::F32, load_tile);
+  add_dtype<DType::UInt8, uint8_t>(engine);
+  add_dtype<DType::Int8, int8_t>(engine);
+  add_dtype<DType::Int16, int16_t>(engine);
+  add_dtype<DType::Int32, int32_t>(engine);
+  add_dtype<DType::Int64, int64_t>(engine);
+  add_dtype<DType::Float16, Float16>(engine);
+  add_dtype<DType::Float32, float>(engine);
+  add_dtype<DType::Float64, double>(engine);
+  add_dtype<DType::Bool, BoolByte>(engine);
+  add_dtype<DType::BFloat16, BFloat16>(engine);
+  add_dtype<DType::Float8E5M2, Float8E5M2>(engine);
+  add_dtype<DType::Float8E4M3FN, Float8E4M3FN>(engine);
+}
+
+}  // namespace accel::kernels::ACCEL_ISA
