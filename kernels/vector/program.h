@@ -38,110 +38,54 @@ constexpr Lane lane_of(DType dtype) {
   return is_integral(dtype) ? Lane::I64 : Lane::F32;
 }
 
+// One family of ops a line, which clang-format would make a line an op.
+// clang-format off
 enum class Op : uint8_t {
   // Memory. `index` names an operand; memory is converted between its dtype and the lane exactly as
-  // a cast does (float to integer truncates, to bool tests for non-zero; F32 to bf16 rounds to
-  // even).
+  // a cast does (float to integer truncates, to bool tests for non-zero, F32 to bf16 rounds to even).
   Load,      // dst ← operand[index]
   Store,     // operand[index] ← a
   LoadTile,  // dst ← the F32 tile handed to run_tile()
   Scalar,    // dst ← scalars[index], the same for all elements
   Slot,      // dst ← reduction slot[index] of this element's kept index
   // Positions, I64.
-  LinearIndex,  // dst ← row-major index of the element in the iteration space
-  ColumnIndex,  // dst ← index of the element along the innermost dimension
+  LinearIndex,  // dst ← row-major index of the element in the iteration space (among the kept
+                // indices, in phases over those)
+  ColumnIndex,  // dst ← index of the element along the innermost dimension (kept dimension)
   // Conversions.
   Convert,  // dst (lane) ← a (lane2): value conversion as between dtypes of these lanes
   Round,    // dst ← a rounded to `dtype` and kept in its lane: bf16/fp16 in F32, intN wrap in I64
-  // Arithmetic: operands and result in `lane`. Integer division by zero gives 0 (the device does
-  // not
+  // Arithmetic: operands and result in `lane`. Integer division by zero gives 0 (the device does not
   // trap). Bool lanes: Add is or, Mul is and.
-  Add,
-  Sub,
-  Mul,
-  Div,
-  TruncDiv,
-  FloorDiv,
-  Fmod,
-  Remainder,
-  Pow,
-  Atan2,
-  Hypot,
-  Minimum,
-  Maximum,  // propagate NaN
-  Fmin,
-  Fmax,    // ignore NaN
-  MulAdd,  // dst ← a * b + c, rounded after the product and after the sum (two roundings)
-  Neg,
-  Abs,
-  Sign,
-  Square,
-  Sqrt,
-  Rsqrt,
-  Reciprocal,
-  Exp,
-  Exp2,
-  Expm1,
-  Log,
-  Log2,
-  Log10,
-  Log1p,
-  Sin,
-  Cos,
-  Tan,
-  Asin,
-  Acos,
-  Atan,
-  Sinh,
-  Cosh,
-  Tanh,
-  Asinh,
-  Acosh,
-  Atanh,
-  Erf,
-  Erfc,
-  Erfinv,
-  Sigmoid,
-  Lgamma,
-  Floor,
-  Ceil,
-  Trunc,
-  RoundEven,
+  Add, Sub, Mul, Div, TruncDiv, FloorDiv, Fmod, Remainder, Pow, Atan2, Hypot,
+  Minimum, Maximum,  // propagate NaN
+  Fmin, Fmax,        // ignore NaN
+  MulAdd,            // dst ← a * b + c, rounded after the product and after the sum (two roundings)
+  Neg, Abs, Sign, Square, Sqrt, Rsqrt, Reciprocal,
+  Exp, Exp2, Expm1, Log, Log2, Log10, Log1p,
+  Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh,
+  Erf, Erfc, Erfinv, Sigmoid, Lgamma,
+  Floor, Ceil, Trunc, RoundEven,
   // Bits and logic: I64 or Bool lanes.
-  BitAnd,
-  BitOr,
-  BitXor,
-  BitNot,
-  ShiftLeft,
-  ShiftRight,
+  BitAnd, BitOr, BitXor, BitNot, ShiftLeft, ShiftRight,
   // Comparisons: operands in `lane`, result Bool.
-  Eq,
-  Ne,
-  Lt,
-  Le,
-  Gt,
-  Ge,
-  IsNan,
-  IsInf,
+  Eq, Ne, Lt, Le, Gt, Ge, IsNan, IsInf,
   Select,  // dst ← a (Bool) ? b : c, with b and c in `lane`
   // Random, F32 (or F64 where lane says so). scalars[index] holds the seed (bits of an int64),
   // scalars[index + 1] the Philox offset. Element i of the iteration space (LinearIndex) takes word
   // i % 4 of the Philox4x32-10 block with counter (offset + i / 4) and key seed, so the values do
   // not depend on tiling, team or fusion.
-  Uniform,     // in [0, 1): 24 bits (F32) or 53 bits (F64)
-  RandomBits,  // the 32-bit word itself, as I64
+  Uniform,    // in [0, 1): 24 bits (F32) or 53 bits (F64, see kernels/common/philox.h)
+  RandomBits, // the 32-bit word itself, as I64
   // Reductions, into slot[index]: RowReduce programs reduce over columns, ColumnReduce programs
   // over rows. The order of the sums is fixed by the space's sizes (see reduce.h).
-  ReduceSum,
-  ReduceProd,
-  ReduceMin,
-  ReduceMax,  // Min and Max propagate NaN
-  ReduceAny,
-  ReduceAll,  // Bool lane
+  ReduceSum, ReduceProd, ReduceMin, ReduceMax,  // Min and Max propagate NaN
+  ReduceAny, ReduceAll,                         // Bool lane
 };
+// clang-format on
 
-// Whether there is a kernel for an op in a lane; programs may only hold such pairs. All reals have
-// all of arithmetic, I64 what makes sense for integers, Bool its logic.
+// Whether there is a kernel for an op in a lane; programs may only hold such pairs. F32 and F64
+// have all of arithmetic, I64 what makes sense for integers, Bool its logic.
 bool is_supported(Op op, Lane lane);
 
 struct Instruction {
@@ -210,8 +154,8 @@ void run(const Program& program, const Space& space, const Operand* operands,
 // A tile that an engine made. Only Pointwise programs.
 struct Tile {
   int rows = 0, columns = 0;  // rows * columns <= kTileElements
-  const float* values =
-      nullptr;  // what LoadTile reads: element (r, c) at values[r * values_stride + c]
+  // What LoadTile reads: element (r, c) at values[r * values_stride + c].
+  const float* values = nullptr;
   int64_t values_stride = 0;
   int64_t linear_index = 0;   // LinearIndex of element (0, 0)
   int64_t linear_stride = 0;  // by which it grows per row; per column it grows by one
