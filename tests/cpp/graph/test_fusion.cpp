@@ -1,0 +1,232 @@
+// Which Nodes become one Launch, and which must not.
+#include <gtest/gtest.h>
+
+#include "tests/cpp/graph/graph_fixture.h"
+
+namespace accel::graph::testing {
+namespace {
+
+std::vector<std::string> names(const Plan& plan) {
+  std::vector<std::string> result;
+  for (const runtime::Launch& launch : plan.launches) result.push_back(launch.name);
+  return result;
+}
+
+using Names = std::vector<std::string>;
+
+size_t stores(const runtime::Launch& launch) {
+  size_t count = 0;
+  const auto& program = std::get<runtime::VectorLaunch>(launch.kernel).program;
+  for (const auto& instruction : program.code) {
+    count += instruction.op == kernels::vector::Op::Store;
+  }
+  return count;
+}
+
+TEST(Fusion, ChainOfPointwiseIsOneLaunchThatStoresOnlyWhatLives) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  const Tensor b = program.unary(Opcode::Neg, a);
+  const Tensor c = program.binary(Opcode::Mul, b, x);
+  Program::drop(a);
+  Program::drop(b);
+  const Plan plan = program.plan();
+  EXPECT_EQ(names(plan), Names{"Exp+Neg+Mul"});
+  EXPECT_EQ(stores(plan.launches[0]), 1u);
+}
+
+TEST(Fusion, LiveIntermediatesAreStoredToo) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  program.unary(Opcode::Neg, a);
+  const Plan plan = program.plan();
+  ASSERT_EQ(plan.launches.size(), 1u);
+  EXPECT_EQ(stores(plan.launches[0]), 2u);
+}
+
+TEST(Fusion, DeadResultsAreNeverComputed) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  Program::drop(program.unary(Opcode::Exp, x));
+  program.unary(Opcode::Neg, x);
+  EXPECT_EQ(names(program.plan()), Names{"Neg"});
+}
+
+TEST(Fusion, ReshapedReaderJoins) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  program.unary(Opcode::Neg, a.view({2, 4, 32}, {128, 32, 1}));
+  EXPECT_EQ(names(program.plan()), Names{"Exp+Neg"});
+}
+
+TEST(Fusion, TransposedReaderDoesNotJoin) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  program.unary(Opcode::Neg, a.view({32, 8}, {1, 32}));
+  EXPECT_EQ(names(program.plan()), (Names{"Exp", "Neg"}));
+}
+
+TEST(Fusion, BroadcastReaderOfASmallerResultDoesNotJoin) {
+  Program program;
+  const Tensor row = program.tensor({32});
+  const Tensor a = program.unary(Opcode::Exp, row);
+  const Tensor x = program.tensor({8, 32});
+  program.binary(Opcode::Add, x, a);
+  EXPECT_EQ(names(program.plan()), (Names{"Exp", "Add"}));
+}
+
+TEST(Fusion, PointwiseJoinsReductionOnBothSides) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  const Tensor sum = program.tensor({8});
+  program.add(Opcode::ReduceSum, {sum}, {a}, {6, 1, 0});
+  const Tensor logs = program.unary(Opcode::Log, sum);
+  program.binary(Opcode::Add, a, logs.view({8, 1}, {1, 1}).expand({8, 32}));
+  Program::drop(sum);
+  // The last one reads a value over rows as one over all elements: another Launch.
+  EXPECT_EQ(names(program.plan())[0].substr(0, 17), "Exp+ReduceSum+Log");
+}
+
+TEST(Fusion, ColumnReductionTakesItsInputFromTheChain) {
+  Program program;
+  const Tensor x = program.tensor({64, 32});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  const Tensor sum = program.tensor({32});
+  program.add(Opcode::ReduceSum, {sum}, {a}, {6, 1, 1});
+  EXPECT_EQ(names(program.plan()), Names{"Exp+ReduceSum"});
+}
+
+TEST(Fusion, SoftmaxTakesInWhatIsBeforeAndBehindIt) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  const Tensor a = program.unary(Opcode::Neg, x);
+  const Tensor y = program.tensor({8, 32});
+  program.add(Opcode::Softmax, {y}, {a}, {6, 1});
+  program.unary(Opcode::Exp, y);
+  EXPECT_EQ(names(program.plan()), Names{"Neg+Softmax+Exp"});
+}
+
+TEST(Fusion, MatmulTakesBiasAndActivationAsEpilogue) {
+  Program program;
+  const Tensor a = program.tensor({1, 64, 16}), b = program.tensor({1, 16, 32});
+  const Tensor product = program.tensor({64, 32});
+  program.add(Opcode::Matmul, {product.view({1, 64, 32}, {0, 32, 1})}, {a, b}, {6, 0});
+  const Tensor bias = program.tensor({32});
+  const Tensor sum = program.binary(Opcode::Add, product, bias);
+  program.unary(Opcode::Gelu, sum.view({2, 32, 32}, {1024, 32, 1}));
+  Program::drop(product);
+  Program::drop(sum);
+  const Plan plan = program.plan();
+  EXPECT_EQ(names(plan), Names{"Matmul+Add+Gelu"});
+  EXPECT_FALSE(std::get<runtime::MatmulLaunch>(plan.launches[0].kernel).out);
+}
+
+TEST(Fusion, WriteToWhatAnEarlierLaunchReadsStaysBehindIt) {
+  Program program;
+  const Tensor x = program.tensor({1, 8, 8});
+  const Tensor a = program.unary(Opcode::Exp, x);
+  const Tensor product = program.tensor({1, 8, 8});
+  program.add(Opcode::Matmul, {product}, {a, x}, {6, 0});
+  // In place on a, which the matmul reads: may not move in front of it.
+  program.add(Opcode::Neg, {a}, {a});
+  EXPECT_EQ(names(program.plan()), (Names{"Exp", "Matmul", "Neg"}));
+}
+
+TEST(Fusion, InPlaceChainStoresTheLastVersionOnce) {
+  Program program;
+  const Tensor x = program.tensor({8, 32});
+  program.add(Opcode::Exp, {x}, {x});
+  program.add(Opcode::Neg, {x}, {x});
+  const Plan plan = program.plan();
+  EXPECT_EQ(names(plan), Names{"Exp+Neg"});
+  EXPECT_EQ(stores(plan.launches[0]), 1u);
+}
+
+TEST(Fusion, OverlappingButShiftedViewsAreNotPaired) {
+  Program program;
+  const Tensor x = program.tensor({65});
+  program.add(Opcode::Exp, {x.view({64}, {1})}, {x.view({64}, {1})});
+  program.unary(Opcode::Neg, x.view({64}, {1}, 1));
+  EXPECT_EQ(names(program.plan()), (Names{"Exp", "Neg"}));
+}
+
+TEST(Fusion, DisjointSlicesOfOneBufferAreIndependent) {
+  Program program;
+  const Tensor x = program.tensor({8, 64});
+  const Tensor left = x.view({8, 32}, {64, 1}), right = x.view({8, 32}, {64, 1}, 32);
+  program.add(Opcode::Exp, {left}, {left});
+  Program& same = program;
+  same.add(Opcode::Neg, {right}, {right});
+  // Neither depends on the other, so neither needs the other's group.
+  EXPECT_EQ(program.plan().launches.size(), 2u);
+}
+
+TEST(Fusion, LongChainsStillFitTheirPrograms) {
+  Program program;
+  Tensor x = program.tensor({4, 300});
+  for (int i = 0; i < 300; ++i) {
+    const Tensor other = program.tensor({4, 300});
+    const Tensor next = program.binary(Opcode::Add, x, other);
+    Program::drop(next);
+    x = next;
+  }
+  x.block->user_alive = true;
+  size_t instructions = 0;
+  for (const auto& launch : program.plan().launches) {
+    instructions += std::get<runtime::VectorLaunch>(launch.kernel).program.code.size();
+  }
+  EXPECT_GE(instructions, 900u);  // a load, a load or register, an add: nothing is lost
+}
+
+TEST(Segment, KeyIgnoresAddressesAndOffsetsOfWhatIsOnlyRead) {
+  auto build = [](int64_t k) {
+    auto program = std::make_unique<Program>();
+    const Tensor x = program->tensor({32, 8, 16});
+    program->unary(Opcode::Exp, x.view({8, 16}, {16, 1}, k * 128));
+    program->seal();
+    return program;
+  };
+  const auto first = build(1), second = build(5);
+  EXPECT_EQ(first->seal().words(), second->seal().words());
+  EXPECT_EQ(first->seal().hash(), second->seal().hash());
+}
+
+TEST(Segment, KeyTellsOverlapsOfWrittenBuffersApart) {
+  auto words = [](int64_t shift) {
+    Program program;
+    const Tensor x = program.tensor({256});
+    program.add(Opcode::Exp, {x.view({64}, {1})}, {x.view({64}, {1})});
+    program.unary(Opcode::Neg, x.view({64}, {1}, shift));
+    return program.seal().words();
+  };
+  EXPECT_NE(words(64), words(32));
+  EXPECT_EQ(words(64), words(64));
+}
+
+TEST(PlanCache, LivenessThatKeepsMoreServesAfterTwoMasks) {
+  PlanCache cache;
+  auto segment = [](bool a_lives, bool b_lives) {
+    auto program = std::make_unique<Program>();
+    const Tensor x = program->tensor({8});
+    const Tensor a = program->unary(Opcode::Exp, x);
+    const Tensor b = program->unary(Opcode::Neg, a);
+    if (!a_lives) Program::drop(a);
+    if (!b_lives) Program::drop(b);
+    return program;
+  };
+  const auto all = segment(true, true), last = segment(false, true), first = segment(true, false);
+  const auto plan_all = cache.get(all->seal());
+  const auto plan_last = cache.get(last->seal());
+  EXPECT_NE(plan_all, plan_last);
+  EXPECT_EQ(cache.get(last->seal()), plan_last);
+  EXPECT_EQ(cache.get(first->seal()), plan_all);
+  EXPECT_EQ(cache.size(), 2u);
+}
+
+}  // namespace
+}  // namespace accel::graph::testing
