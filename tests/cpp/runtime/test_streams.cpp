@@ -465,6 +465,7 @@ TEST(Events, OneStreamWaitsForAnother) {
   event.record(first);
   event.block(second);
   submit(second, [&] { seen = value; });
+  sleep_ms(20);  // long enough for a second stream that does not wait
   EXPECT_FALSE(event.query());
   EXPECT_FALSE(second.query());
   gate.open();
