@@ -3,9 +3,9 @@
 //
 // One chunk owns a (batch, kv head) and walks over its query heads and blocks of queries: a block's
 // gradient is complete when its keys have passed, and the gradients of keys and values grow in
-// fp32 scratch memory. So every product is computed once, and in an order that no team changes. Where
-// there are few (batch, kv head) pairs, the blocks of queries are split into a number of runs that
-// follows from the shape; their partial gradients are then added in order.
+// fp32 scratch memory. So every product is computed once, and in an order that no team changes.
+// Where there are few (batch, kv head) pairs, the blocks of queries are split into a number of runs
+// that follows from the shape; their partial gradients are then added in order.
 #include "kernels/attention/tiles.h"
 
 namespace accel::kernels::ACCEL_ISA {
@@ -122,7 +122,8 @@ void gradient_column(const GradientTile<typename Kind::Real>& tile, BackwardBuff
       if constexpr (kMasked) {
         const V score = load(scores + at);
         exponent = tile.mask ? fma(score, factor, load(tile.mask + at + lane)) : score * factor;
-        // At most 0 but for rounding: matters where a mask of huge numbers makes that rounding huge.
+        // At most 0 but for rounding: matters where a mask of huge numbers makes that rounding
+        // huge.
         exponent -= logsumexp;
         V power = power_of_two(exponent > V{} ? V{} : exponent);
         if (tile.range.causal) {
@@ -187,8 +188,8 @@ void gradient_tile(const GradientTile<typename Kind::Real>& tile, BackwardBuffer
   }
 }
 
-// The tile's left operands: by rows (keys × queries, summed over queries) and turned (queries × keys,
-// summed over keys), from an element on.
+// The tile's left operands: by rows (keys × queries, summed over queries) and turned (queries ×
+// keys, summed over keys), from an element on.
 template <class Kind>
 Left<Kind> probabilities_by_key(const BackwardBuffers<Kind>& buffers, int key, int query) {
   using Unit = typename Kind::Unit;
@@ -241,8 +242,8 @@ void backward_tile(const Attention& args, const Gradients& gradients,
                   kBlock, false);
     product<Kind>(count, lanes - from, units_of<Kind>(args.value_width),
                   {keys.values.data + key * keys.values.row_stride, keys.values.row_stride, 1},
-                  {buffers.grad_transposed + from, kBlock},
-                  buffers.score_grads + j * kBlock + from, kBlock, false);
+                  {buffers.grad_transposed + from, kBlock}, buffers.score_grads + j * kBlock + from,
+                  kBlock, false);
   }
   gradient_tile<Kind>(tile, buffers);
   for (int j = 0; j < range.keys; j += key_step) {
@@ -410,10 +411,11 @@ void backward(const Attention& args, const Gradients& gradients,
                       static_cast<double>(args.key_length) *
                       static_cast<double>(3 * args.width + 2 * args.value_width);
   const int64_t pairs_per_chunk = runs > 1 ? 1 : pieces_per_chunk(work, pairs);
-  Real* parts = runs == 1 ? nullptr
-                          : static_cast<Real*>(scratch(
-                                ScratchSlot::B, static_cast<size_t>(pairs * runs * part_size) *
-                                                    sizeof(Real)));
+  Real* parts =
+      runs == 1
+          ? nullptr
+          : static_cast<Real*>(scratch(
+                ScratchSlot::B, static_cast<size_t>(pairs * runs * part_size) * sizeof(Real)));
   const Real dk_factor = static_cast<Real>(args.scale);
   const Real dv_factor = static_cast<Real>(Dropout(args).keep_scale);
 
@@ -455,8 +457,8 @@ void backward(const Attention& args, const Gradients& gradients,
     }
     if (gradients.dv.data) {
       store_sum<Real>(rows_of(gradients.dv, args.dtype, batch, kv_head),
-                      part + args.key_length * width, runs, part_size, begin, end,
-                      args.value_width, value_width, dv_factor);
+                      part + args.key_length * width, runs, part_size, begin, end, args.value_width,
+                      value_width, dv_factor);
     }
   };
 

@@ -151,8 +151,7 @@ void softmax_column(const SoftmaxTile<typename Kind::Real>& tile, ForwardBuffers
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const V score = load(scores + (j + r) * kBlock);
-      probability[r] =
-          power_of_two(kMasked ? score - subtracted : fma(score, factor, -subtracted));
+      probability[r] = power_of_two(kMasked ? score - subtracted : fma(score, factor, -subtracted));
       if (j + r >= rows) probability[r] = V{};
       sums[r] += probability[r];
       if constexpr (kDropped) probability[r] = keep[r] ? probability[r] : V{};
@@ -160,7 +159,8 @@ void softmax_column(const SoftmaxTile<typename Kind::Real>& tile, ForwardBuffers
     if constexpr (kIsBFloat16<Kind>) {
       for (int r = 0; r < 4; r += 2) {
         store(buffers.probabilities + (j + r) / 2 * kBlock + lane,
-              round_to_upper_halves(probability[r]) >> 16 | round_to_upper_halves(probability[r + 1]));
+              round_to_upper_halves(probability[r]) >> 16 |
+                  round_to_upper_halves(probability[r + 1]));
       }
     } else {
       for (int r = 0; r < 4; ++r) store(scores + (j + r) * kBlock, probability[r]);

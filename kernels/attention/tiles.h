@@ -85,12 +85,11 @@ struct Right {
   int64_t row_stride;
 };
 
-// c[kRows, kVectors * lanes] += a * b, in registers. Each element is summed in order of k, so it does
-// not matter how a product is cut into these.
+// c[kRows, kVectors * lanes] += a * b, in registers. Each element is summed in order of k, so it
+// does not matter how a product is cut into these.
 template <class Kind, int kRows, int kVectors>
 [[gnu::noinline]] void register_product(int64_t depth, Left<Kind> a, Right<Kind> b,
-                                        typename Kind::Real* c, int64_t c_stride,
-                                        bool accumulate) {
+                                        typename Kind::Real* c, int64_t c_stride, bool accumulate) {
   using Real = typename Kind::Real;
   constexpr int kN = kLanes<Real>;
   Vector<Real> sum[kRows][kVectors];
@@ -127,8 +126,8 @@ template <class Kind, int kRows, int kVectors>
 
 // A panel kVectors wide: as many rows at a time as registers hold accumulators for.
 template <class Kind, int kVectors>
-void panel_product(int64_t rows, int64_t depth, Left<Kind> a, Right<Kind> b,
-                   typename Kind::Real* c, int64_t c_stride, bool accumulate) {
+void panel_product(int64_t rows, int64_t depth, Left<Kind> a, Right<Kind> b, typename Kind::Real* c,
+                   int64_t c_stride, bool accumulate) {
   // 32 registers: 24 accumulators, a row of b, one broadcast. 16 registers: 12 accumulators.
   constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
   constexpr int kRows = kAccumulators / kVectors < 12 ? kAccumulators / kVectors : 12;
@@ -172,8 +171,8 @@ void product(int64_t rows, int64_t columns, int64_t depth, Left<Kind> a, Right<K
         for (int64_t k = 0; k < depth; k += 16) {
           Vector<uint32_t> square[16];
           for (int r = 0; r < 16; ++r) {
-            square[r] = k + r < depth ? load(a.data + (k + r) * a.column_stride + i)
-                                      : Vector<uint32_t>{};
+            square[r] =
+                k + r < depth ? load(a.data + (k + r) * a.column_stride + i) : Vector<uint32_t>{};
           }
           transpose_square(square);
           for (int r = 0; r < 16; ++r) store(turned + (i + r) * kBlock + k, square[r]);
@@ -267,7 +266,8 @@ inline void load_row(Real* to, const Rows& from, int64_t row, int64_t count) {
     case DType::Float64:
       return each(reinterpret_cast<const double*>(data), [](double x) { return x; });
     case DType::BFloat16:
-      return each(reinterpret_cast<const uint16_t*>(data), [](uint16_t x) { return bf16_to_f32(x); });
+      return each(reinterpret_cast<const uint16_t*>(data),
+                  [](uint16_t x) { return bf16_to_f32(x); });
     default:
       break;
   }
@@ -396,9 +396,8 @@ inline void pack_transposed(typename Kind::Unit* to, Natural<Kind> from, int64_t
         VectorU32 square[kN];
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) {
-          square[r] = i + r < count
-                          ? (VectorU32)load(from.data + (i + r) * from.row_stride + k)
-                          : VectorU32{};
+          square[r] = i + r < count ? (VectorU32)load(from.data + (i + r) * from.row_stride + k)
+                                    : VectorU32{};
         }
         transpose_square(square);
         const int rows = static_cast<int>(units - k < kN ? units - k : kN);
@@ -429,8 +428,10 @@ inline Right<Kind> right_operand(Natural<Kind> from, int64_t width, int64_t coun
   } else {
     const int64_t stride = padded<Kind>(width);
     for (int64_t i = 0; i < count; i += 2) {
-      const uint16_t* even = reinterpret_cast<const uint16_t*>(from.data + i / 2 * 2 * from.row_stride);
-      const uint16_t* odd = reinterpret_cast<const uint16_t*>(from.data + (i + 1) * from.row_stride);
+      const uint16_t* even =
+          reinterpret_cast<const uint16_t*>(from.data + i / 2 * 2 * from.row_stride);
+      const uint16_t* odd =
+          reinterpret_cast<const uint16_t*>(from.data + (i + 1) * from.row_stride);
       uint32_t* to = copy + i / 2 * stride;
       if (i + 1 < count) {
         for (int64_t j = 0; j < width; ++j) to[j] = even[j] | static_cast<uint32_t>(odd[j]) << 16;
@@ -657,7 +658,8 @@ inline void with_kind(const Attention& args, Body&& body) {
   if (args.dtype == DType::BFloat16) {
     using attention_internal::Bf16Path;
     const Bf16Path path = attention_internal::bf16_path();
-    // A brgemm call costs 0.1 µs and its code is made anew for each shape: not worth it below a tile.
+    // A brgemm call costs 0.1 µs and its code is made anew for each shape: not worth it below a
+    // tile.
     const bool whole_tiles = args.query_length >= kBlock && args.key_length >= kBlock;
     if (path == Bf16Path::Tiles && whole_tiles) return body(BFloat16TilesKind{});
     if (path != Bf16Path::Convert && attention_internal::bf16_dot_available()) {
@@ -673,8 +675,9 @@ inline void with_kind(const Attention& args, Body&& body) {
 inline int64_t pieces_per_chunk(double multiply_adds_per_piece, int64_t pieces) {
   constexpr double kEnough = 6e5;
   const double wanted = kEnough / (multiply_adds_per_piece + 1);
-  return wanted <= 1 ? 1 : wanted < static_cast<double>(pieces) ? static_cast<int64_t>(wanted)
-                                                                 : (pieces > 0 ? pieces : 1);
+  return wanted <= 1                            ? 1
+         : wanted < static_cast<double>(pieces) ? static_cast<int64_t>(wanted)
+                                                : (pieces > 0 ? pieces : 1);
 }
 
 }  // namespace accel::kernels::ACCEL_ISA::attention

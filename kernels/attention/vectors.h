@@ -9,8 +9,8 @@
 
 namespace accel::kernels::ACCEL_ISA::attention {
 
-// Not std::min and std::max: an out-of-line copy of theirs, compiled for this instruction set, could
-// be the one the linker keeps for everyone.
+// Not std::min and std::max: an out-of-line copy of theirs, compiled for this instruction set,
+// could be the one the linker keeps for everyone.
 template <class T>
 constexpr T least(T a, T b) {
   return a < b ? a : b;

@@ -37,8 +37,8 @@ double read_element(const void* data, int64_t index, DType dtype) {
       const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
       const double sign = bits & 0x8000 ? -1 : 1;
       if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
-      return sign * (exponent ? std::ldexp(1024 + mantissa, exponent - 25)
-                              : std::ldexp(mantissa, -24));
+      return sign *
+             (exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24));
     }
     default:
       return static_cast<const uint8_t*>(data)[index];
@@ -144,10 +144,9 @@ double uniform_reference(uint64_t seed, uint64_t offset, uint64_t index) {
   uint32_t k[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
     const uint64_t p = 0xD2511F53ull * c[0], q = 0xCD9E8D57ull * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(q >> 32) ^ c[1] ^ k[0],
-                              static_cast<uint32_t>(q),
-                              static_cast<uint32_t>(p >> 32) ^ c[3] ^ k[1],
-                              static_cast<uint32_t>(p)};
+    const uint32_t next[4] = {
+        static_cast<uint32_t>(q >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(q),
+        static_cast<uint32_t>(p >> 32) ^ c[3] ^ k[1], static_cast<uint32_t>(p)};
     std::memcpy(c, next, sizeof(c));
     k[0] += 0x9E3779B9u;
     k[1] += 0xBB67AE85u;
@@ -432,7 +431,8 @@ TEST(Attention, OddWidthsAndDifferentValueWidth) {
 
 TEST(Attention, QueriesAndKeysOfDifferentLength) {
   for (const DType dtype : kDTypes) {
-    for (const auto& [queries, keys] : {std::pair{1, 130}, {130, 1}, {17, 65}, {130, 66}, {64, 200}}) {
+    for (const auto& [queries, keys] :
+         {std::pair{1, 130}, {130, 1}, {17, 65}, {130, 66}, {64, 200}}) {
       for (const bool causal : {false, true}) {
         Case c;
         c.dtype = dtype;
