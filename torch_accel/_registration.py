@@ -20,6 +20,12 @@ def register() -> None:
         raise ImportError(
             f"torch_accel needs torch {TORCH_VERSION}, but torch {version} is installed"
         )
+    # Before the extension registers anything for a device that has another name.
+    name = torch._C._get_privateuse1_backend_name()
+    if name not in ("privateuseone", "accel"):
+        raise ImportError(
+            f"another backend has registered its device, {name!r}, in torch's one place"
+        )
     try:
         from torch_accel import _C  # noqa: F401 - loading it registers the C++ side
     except ModuleNotFoundError as error:
