@@ -2,6 +2,8 @@
 #include "csrc/runtime/process.h"
 
 #include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <mutex>
 
@@ -43,8 +45,20 @@ std::string python_location() {
   return hooks != nullptr && hooks->location != nullptr ? hooks->location() : std::string();
 }
 
+bool is_main_thread() {
+  static thread_local const bool result = syscall(SYS_gettid) == getpid();
+  return result;
+}
+
+// Python runs signal handlers on its main thread only. There a wait can be ended even where
+// PyTorch's bindings have let go of the GIL before it began, as they do for most ops.
+bool WaitGuard::interruptible() const {
+  return hooks_ != nullptr && gil_ == Gil::Release && (state_ != nullptr || is_main_thread());
+}
+
 WaitGuard::WaitGuard(Gil gil)
-    : hooks_(gil_hooks.load(std::memory_order_acquire)),
+    : gil_(gil),
+      hooks_(gil_hooks.load(std::memory_order_acquire)),
       state_(hooks_ != nullptr && gil == Gil::Release ? hooks_->release() : nullptr) {
   waiting.fetch_add(1, std::memory_order_relaxed);
 }
@@ -55,7 +69,7 @@ WaitGuard::~WaitGuard() {
 }
 
 void WaitGuard::check_signals() const {
-  if (state_ != nullptr && hooks_->check_signals != nullptr) hooks_->check_signals();
+  if (interruptible() && hooks_->check_signals != nullptr) hooks_->check_signals();
 }
 
 int waiting_hosts() { return waiting.load(std::memory_order_relaxed); }

@@ -22,6 +22,8 @@ inline void check_fork() {
     raise_bad_fork();
 }
 
+bool is_main_thread();
+
 struct GilHooks {
   // Lets go of the GIL and returns what acquire() needs, or null where the caller does not hold it.
   void* (*release)();
@@ -49,10 +51,11 @@ class WaitGuard {
   WaitGuard& operator=(const WaitGuard&) = delete;
 
   // Whether Ctrl-C can end this wait, and the call that does.
-  bool interruptible() const { return state_ != nullptr; }
+  bool interruptible() const;
   void check_signals() const;
 
  private:
+  Gil gil_;
   const GilHooks* hooks_;
   void* state_;
 };

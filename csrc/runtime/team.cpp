@@ -8,6 +8,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "csrc/runtime/process.h"
 #include "csrc/runtime/stream.h"
 
 namespace accel::runtime {
@@ -39,6 +40,15 @@ int full_team() {
     if (!full.compare_exchange_strong(unset, threads, std::memory_order_relaxed)) threads = unset;
   }
   return threads;
+}
+
+void follow_host_threads() {
+  if (!is_main_thread()) return;  // other threads may still have the number they started with
+  static int seen = 0;            // of the main thread alone
+  const int threads = at::get_num_threads();
+  if (threads == seen) return;
+  seen = threads;
+  set_full_team(threads);
 }
 
 int elastic_team(int64_t last_recorded) {

@@ -17,6 +17,7 @@
 #include <c10/util/Exception.h>
 
 #include "csrc/runtime/process.h"
+#include "csrc/runtime/team.h"
 
 namespace accel::runtime {
 
@@ -85,6 +86,7 @@ Tail* WorkerStream::tail() const {
 
 uint64_t WorkerStream::submit(std::unique_ptr<Command> command) {
   check_fork();
+  follow_host_threads();
   Entry entry{std::move(command)};
   entry.bytes = entry.command->bytes();
   uint64_t sequence = 0;

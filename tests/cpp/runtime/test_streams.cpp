@@ -1,6 +1,7 @@
 // Streams, waits, faults, idle tails and events, with commands that are plain functions.
 #include <gtest/gtest.h>
 
+#include <ATen/Parallel.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
@@ -272,16 +273,16 @@ std::atomic<int> held{1};     // whether "the GIL" is held by the test's thread
 std::atomic<int> signals{0};  // how often signals were asked for
 std::atomic<bool> interrupt{false};
 
-const GilHooks kFakeHooks{[] {
-                            held = 0;
-                            return static_cast<void*>(&held);
-                          },
-                          [](void* state) { *static_cast<std::atomic<int>*>(state) = 1; },
-                          [] {
-                            ++signals;
-                            if (interrupt) throw std::runtime_error("KeyboardInterrupt");
-                          },
-                          [] { return std::string("train.py:12"); }};
+constexpr GilHooks kFakeHooks{[] {
+                                held = 0;
+                                return static_cast<void*>(&held);
+                              },
+                              [](void* state) { *static_cast<std::atomic<int>*>(state) = 1; },
+                              [] {
+                                ++signals;
+                                if (interrupt) throw std::runtime_error("KeyboardInterrupt");
+                              },
+                              [] { return std::string("train.py:12"); }};
 
 class Hooked {
  public:
@@ -587,6 +588,43 @@ TEST(Streams, ShutdownDoesNotHangOnAStuckCommand) {
         std::exit(3);
       },
       ::testing::ExitedWithCode(3), "");
+}
+
+// PyTorch's bindings often let go of the GIL before a wait begins: on the main thread Ctrl-C counts
+// all the same, elsewhere Python would not run its handler.
+TEST(Wait, IsEndedByCtrlCOnTheMainThreadWithoutTheGil) {
+  static constexpr GilHooks kWithoutGil{[] { return static_cast<void*>(nullptr); }, [](void*) {},
+                                        kFakeHooks.check_signals, kFakeHooks.location};
+  register_gil_hooks(&kWithoutGil);
+  WorkerStream& stream = new_stream();
+  Gate gate;
+  submit(stream, [&] { gate.pass(); });
+  interrupt = true;
+  EXPECT_THROW(stream.synchronize(), std::runtime_error);
+  std::atomic<bool> returned{false};
+  std::thread host([&] {
+    stream.synchronize();
+    returned = true;
+  });
+  sleep_ms(120);
+  EXPECT_FALSE(returned);
+  gate.open();
+  host.join();
+  interrupt = false;
+  register_gil_hooks(nullptr);
+}
+
+TEST(Team, FollowsTheMainThread) {
+  const int before = at::get_num_threads();
+  WorkerStream& stream = new_stream();
+  submit(stream, [] {});
+  at::set_num_threads(before + 2);
+  submit(stream, [] {});
+  EXPECT_EQ(full_team(), before + 2);
+  at::set_num_threads(before);
+  submit(stream, [] {});
+  EXPECT_EQ(full_team(), before);
+  stream.synchronize();
 }
 
 TEST(Team, IsAsWideAsTheHostAllows) {
