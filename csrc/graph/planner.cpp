@@ -160,7 +160,7 @@ Launch nll_loss_launch(const Node& node) {
 
 // Attributes: -, amsgrad, maximize, decay. Scalars: lr, beta1, beta2, weight_decay, eps. Inputs:
 // learning rate?, grad scale?, found inf?, then a gradient and a step a tensor. Outputs, a tensor:
-// parameter, exp_avg, exp_avg_sq, max_exp_avg_sq?.
+// parameter, exp_avg, exp_avg_sq, max_exp_avg_sq?; with a grad scale, then all gradients.
 Launch adam_launch(const Node& node) {
   runtime::AdamLaunch launch;
   launch.adam.amsgrad = node.attributes.at(1) != 0;
@@ -174,7 +174,8 @@ Launch adam_launch(const Node& node) {
   launch.learning_rate_pointer = node.inputs[0].reference();
   launch.grad_scale = node.inputs[1].reference();
   launch.found_inf = node.inputs[2].reference();
-  for (size_t i = 0; 4 * i < node.outputs.size(); ++i) {
+  const size_t count = (node.inputs.size() - 3) / 2;
+  for (size_t i = 0; i < count; ++i) {
     const View* out = &node.outputs[4 * i];
     const View* in = &node.inputs[3 + 2 * i];
     launch.tensors.push_back({out[0].elements(), out[0].dtype, out[1].dtype, out[0].reference(),
@@ -186,7 +187,7 @@ Launch adam_launch(const Node& node) {
 
 // Attributes: -, nesterov, maximize, first step. Scalars: lr, momentum, dampening, weight_decay.
 // Inputs: learning rate?, grad scale?, found inf?, then gradients. Outputs, a tensor: parameter,
-// momentum buffer?.
+// momentum buffer?; with a grad scale, then all gradients.
 Launch sgd_launch(const Node& node) {
   runtime::SgdLaunch launch;
   launch.sgd.nesterov = node.attributes.at(1) != 0;
@@ -199,7 +200,8 @@ Launch sgd_launch(const Node& node) {
   launch.learning_rate_pointer = node.inputs[0].reference();
   launch.grad_scale = node.inputs[1].reference();
   launch.found_inf = node.inputs[2].reference();
-  for (size_t i = 0; 2 * i < node.outputs.size(); ++i) {
+  const size_t count = node.inputs.size() - 3;
+  for (size_t i = 0; i < count; ++i) {
     const View* out = &node.outputs[2 * i];
     launch.tensors.push_back({out[0].elements(), out[0].dtype, out[0].reference(),
                               node.inputs[3 + i].reference(), out[1].reference()});

@@ -1,0 +1,233 @@
+// Ops that only move elements: cat, stack, roll. The result is allocated, and each piece is one
+// recorded copy into a slice of it, so that its producer can write there at once.
+#include <ATen/EmptyTensor.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/core/op_registration/adaption.h>
+#include <ATen/native/TypeProperties.h>
+#include <ATen/ops/cat_meta.h>
+#include <c10/core/DeviceGuard.h>
+
+#include "csrc/aten/alias.h"
+#include "csrc/aten/recording.h"
+
+namespace accel::aten {
+
+namespace {
+
+using at::ITensorListRef;
+using at::TensorList;
+using Dims = c10::SmallVector<int64_t, 6>;
+
+// Pieces are copied without a dispatch where dtypes agree or convert natively.
+bool can_copy(const Tensor& to, const Tensor& from) {
+  return is_plain(from) && is_plain(to) && kernels::size_of(dtype_of(to.scalar_type())) > 0 &&
+         (to.scalar_type() == from.scalar_type() || (is_native(to) && is_native(from)));
+}
+
+void copy_into(const Tensor& to, const Tensor& from) {
+  if (!can_copy(to, from)) {
+    to.copy_(from);
+    return;
+  }
+  Recording(Opcode::Copy).output(to).input(from, to.sizes()).attribute(to.scalar_type()).record();
+}
+
+// The part of a Tensor that begins at `start` of dimension `dim` and is `length` long.
+Tensor slice_of(const Tensor& tensor, int64_t dim, int64_t start, int64_t length) {
+  Dims sizes(tensor.sizes().begin(), tensor.sizes().end());
+  sizes[dim] = length;
+  return alias_of(tensor, tensor.scalar_type(), sizes, tensor.strides(),
+                  tensor.storage_offset() + start * tensor.stride(dim));
+}
+
+// --- cat -----------------------------------------------------------------------------------------
+
+// PyTorch's own inference and checks for cat; allocates the output, or resizes the given one.
+class CatOutput final : public at::meta::structured_cat {
+ public:
+  explicit CatOutput(c10::Device device, const Tensor& given = {})
+      : device_(device), output_(given) {}
+  const Tensor& tensor() const { return output_; }
+  const Tensor& maybe_get_output(int64_t) override { return output_; }
+  void set_output_raw_strided(int64_t, IntArrayRef sizes, IntArrayRef,
+                              at::TensorOptions options) override {
+    if (!output_.defined()) {
+      const c10::DeviceGuard guard(device_);
+      output_ =
+          at::detail::empty_generic(sizes, c10::GetAllocator(c10::kPrivateUse1),
+                                    c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                    options.dtype().toScalarType(), options.memory_format_opt());
+      return;
+    }
+    resize_output(output_, sizes);
+  }
+  void set_output_strided(int64_t i, IntArrayRef sizes, IntArrayRef strides,
+                          at::TensorOptions options) override {
+    set_output_raw_strided(i, sizes, strides, options);
+  }
+
+ private:
+  c10::Device device_;
+  Tensor output_;
+};
+
+c10::Device common_device(const ITensorListRef& tensors, const char* op) {
+  std::optional<c10::Device> device;
+  for (const Tensor& tensor : tensors) {
+    c10::impl::check_and_update_common_device(device, tensor, op, "tensors");
+  }
+  return device.value_or(c10::Device(c10::kPrivateUse1));
+}
+
+// A vector without elements may be joined to anything: an old rule that programs rely on.
+bool is_skipped(const Tensor& tensor) { return tensor.dim() == 1 && tensor.size(0) == 0; }
+
+void cat_into(CatOutput& output, const ITensorListRef& tensors, int64_t dim) {
+  const auto inferred = output.meta(tensors, dim);
+  const Tensor& result = output.tensor();
+  if (result.numel() == 0) return;
+  int64_t start = 0;
+  for (const Tensor& tensor : tensors) {
+    if (is_skipped(tensor)) continue;
+    const int64_t length = tensor.size(inferred.dim);
+    if (tensor.numel() > 0) copy_into(slice_of(result, inferred.dim, start, length), tensor);
+    start += length;
+  }
+}
+
+Tensor cat(const ITensorListRef& tensors, int64_t dim) {
+  CatOutput output(common_device(tensors, "cat"));
+  cat_into(output, tensors, dim);
+  return output.tensor();
+}
+
+Tensor& cat_out(const ITensorListRef& tensors, int64_t dim, Tensor& out) {
+  CatOutput output(common_device(tensors, "cat"), out);
+  cat_into(output, tensors, dim);
+  return out;
+}
+
+// --- stack ---------------------------------------------------------------------------------------
+
+// Whether the tensors are single elements that follow each other in memory, as the results of
+// _foreach_norm do.
+bool is_run_of_elements(TensorList tensors) {
+  const Tensor& first = tensors[0];
+  if (first.dim() != 0) return false;
+  for (size_t i = 1; i < tensors.size(); ++i) {
+    if (!tensors[i].storage().is_alias_of(first.storage()) ||
+        tensors[i].scalar_type() != first.scalar_type() || !is_plain(tensors[i]) ||
+        tensors[i].storage_offset() != first.storage_offset() + static_cast<int64_t>(i)) {
+      return false;
+    }
+  }
+  return is_plain(first);
+}
+
+struct Stack {
+  int64_t dim;
+  Dims sizes;
+  ScalarType dtype;
+};
+
+Stack infer_stack(TensorList tensors, int64_t dim) {
+  TORCH_CHECK(!tensors.empty(), "stack expects a non-empty TensorList");
+  common_device(tensors, "stack");
+  const Tensor& first = tensors[0];
+  for (size_t i = 1; i < tensors.size(); ++i) {
+    TORCH_CHECK(tensors[i].sizes() == first.sizes(),
+                "stack expects each tensor to be equal size, but got ", first.sizes(),
+                " at entry 0 and ", tensors[i].sizes(), " at entry ", i);
+  }
+  Stack stack{at::maybe_wrap_dim(dim, first.dim() + 1), {}, at::native::result_type(tensors)};
+  stack.sizes.assign(first.sizes().begin(), first.sizes().end());
+  stack.sizes.insert(stack.sizes.begin() + stack.dim, static_cast<int64_t>(tensors.size()));
+  return stack;
+}
+
+void fill_stack(const Tensor& out, TensorList tensors, int64_t dim) {
+  if (out.numel() == 0) return;
+  if (is_run_of_elements(tensors)) {
+    const Tensor& first = tensors[0];
+    return copy_into(
+        out, alias_of(first, first.scalar_type(), out.sizes(), {1}, first.storage_offset()));
+  }
+  Dims strides(out.strides().begin(), out.strides().end());
+  strides.erase(strides.begin() + dim);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t offset = out.storage_offset() + static_cast<int64_t>(i) * out.stride(dim);
+    copy_into(alias_of(out, out.scalar_type(), tensors[i].sizes(), strides, offset), tensors[i]);
+  }
+}
+
+Tensor stack(TensorList tensors, int64_t dim) {
+  const Stack inferred = infer_stack(tensors, dim);
+  const Tensor out = empty_on(tensors[0], inferred.sizes, inferred.dtype);
+  fill_stack(out, tensors, inferred.dim);
+  return out;
+}
+
+Tensor& stack_out(TensorList tensors, int64_t dim, Tensor& out) {
+  const Stack inferred = infer_stack(tensors, dim);
+  TORCH_CHECK(at::canCast(inferred.dtype, out.scalar_type()),
+              "torch.cat(): input types can't be cast to the desired output type ",
+              out.scalar_type());
+  resize_output(out, inferred.sizes);
+  at::assert_no_internal_overlap(out);
+  for (const Tensor& tensor : tensors) at::assert_no_overlap(out, tensor);
+  fill_stack(out, tensors, inferred.dim);
+  return out;
+}
+
+// --- roll ----------------------------------------------------------------------------------------
+
+// Each rolled dimension is cut in two: 2^n pieces change places.
+void roll_pieces(const Tensor& out, const Tensor& self, IntArrayRef shifts, IntArrayRef dims) {
+  if (dims.empty()) return copy_into(out, self);
+  const int64_t dim = at::maybe_wrap_dim(dims[0], self.dim());
+  const int64_t size = self.size(dim);
+  const int64_t shift = ((shifts[0] % size) + size) % size;
+  if (shift == 0) return roll_pieces(out, self, shifts.slice(1), dims.slice(1));
+  roll_pieces(slice_of(out, dim, shift, size - shift), slice_of(self, dim, 0, size - shift),
+              shifts.slice(1), dims.slice(1));
+  roll_pieces(slice_of(out, dim, 0, shift), slice_of(self, dim, size - shift, shift),
+              shifts.slice(1), dims.slice(1));
+}
+
+Tensor roll(const Tensor& self, IntArrayRef shifts, IntArrayRef dims) {
+  constexpr size_t kMostDims = 3;
+  const bool flattens = dims.empty() && shifts.size() == 1;
+  bool repeats = false;
+  for (size_t i = 0; i < dims.size() && !self.sizes().empty(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      repeats |= at::maybe_wrap_dim(dims[i], self.dim()) == at::maybe_wrap_dim(dims[j], self.dim());
+    }
+  }
+  if (flattens || dims.size() != shifts.size() || dims.size() > kMostDims || repeats ||
+      self.dim() == 0 || shifts.empty() || !is_plain(self) || self.numel() == 0) {
+    if (flattens && self.numel() > 0) {
+      return roll(self.contiguous().view(-1), shifts, {0}).view(self.sizes());
+    }
+    return to_host<Tensor>("aten::roll", "", self, shifts, dims);
+  }
+  const Tensor out = empty_on(self, self.sizes(), self.scalar_type());
+  roll_pieces(out, self, shifts, dims);
+  return out;
+}
+
+// Queued work holds its Blocks whichever stream it is on: there is nothing to note.
+void record_stream(Tensor&, c10::Stream) {}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("cat", TORCH_FN(cat));
+  m.impl("cat.out", TORCH_FN(cat_out));
+  m.impl("stack", TORCH_FN(stack));
+  m.impl("stack.out", TORCH_FN(stack_out));
+  m.impl("roll", TORCH_FN(roll));
+  m.impl("record_stream", TORCH_FN(record_stream));
+}
+
+}  // namespace accel::aten
