@@ -51,13 +51,13 @@ ACCEL_INLINE void adam_vector(const Adam& args, const AdamCoefficients<Real>& c,
     if (args.decay == WeightDecay::Decoupled) {
       parameter = parameter * splat<V>(c.shrink);
     } else {
-      grad = grad + parameter * splat<V>(c.l2);
+      grad = fma(parameter, splat<V>(c.l2), grad);
     }
   }
   V mean = load_elements(mean_at);
   mean = fma(splat<V>(c.grad_weight), grad - mean, c.from_grad ? grad : mean);
   V square = load_elements(square_at);
-  square = square * splat<V>(c.beta2) + splat<V>(c.grad_square_weight) * grad * grad;
+  square = fma(splat<V>(c.grad_square_weight) * grad, grad, square * splat<V>(c.beta2));
   store_elements(mean_at, mean);
   store_elements(square_at, square);
   if constexpr (kAmsgrad) {
