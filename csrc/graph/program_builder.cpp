@@ -207,10 +207,29 @@ void ProgramBuilder::store(const View& view) {
   }
 }
 
-bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level) const {
+std::vector<int16_t> ProgramBuilder::hoist() const {
+  std::vector<int16_t> slots(values_.size(), -1);
+  if (kind_ != vec::Kind::RowReduce) return slots;
+  auto next = static_cast<int16_t>(reductions_.size());
+  auto consider = [&](Value value) {
+    if (value < 0 || slots[value] >= 0 || next >= vec::kMaxSlots) return;
+    const Entry& entry = values_[value];
+    const bool computed = entry.a >= 0;
+    if (entry.kept && computed && entry.result != Lane::Bool) slots[value] = next++;
+  };
+  for (const Entry& entry : values_) {
+    if (entry.kept) continue;
+    for (Value operand : {entry.a, entry.b, entry.c}) consider(operand);
+  }
+  return slots;
+}
+
+bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level,
+                                const std::vector<int16_t>& hoisted) const {
   const bool elements = over == vec::Over::Elements;
   // What this phase has to make: reductions whose input is complete, and stores.
   std::vector<bool> needed(values_.size());
+  auto from_slot = [&](size_t value) { return elements && hoisted[value] >= 0; };
   std::vector<int16_t> reload(values_.size(), -1);
   for (const Output& output : outputs_) {
     // A value that an earlier phase stored can be loaded back instead of computed again.
@@ -230,6 +249,10 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
     for (const Reduction& reduction : reductions_) {
       if (values_[reduction.value].level == level) pending.push_back(reduction.value);
     }
+  } else {
+    for (size_t i = 0; i < values_.size(); ++i) {
+      if (hoisted[i] >= 0 && values_[i].level == level) pending.push_back(static_cast<Value>(i));
+    }
   }
   for (const Output& output : outputs_) {
     if (is_root(output)) pending.push_back(output.value);
@@ -240,7 +263,7 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
     pending.pop_back();
     if (needed[value]) continue;
     needed[value] = true;
-    if (reload[value] >= 0) continue;
+    if (reload[value] >= 0 || from_slot(value)) continue;
     const Entry& entry = values_[value];
     for (Value operand : {entry.a, entry.b, entry.c}) {
       if (operand >= 0) pending.push_back(operand);
@@ -251,7 +274,7 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
   for (size_t i = 0; i < values_.size(); ++i) {
     if (!needed[i]) continue;
     last[i] = std::max(last[i], static_cast<Value>(i));
-    if (reload[i] >= 0) continue;
+    if (reload[i] >= 0 || from_slot(i)) continue;
     for (Value operand : {values_[i].a, values_[i].b, values_[i].c}) {
       if (operand >= 0) last[operand] = std::max(last[operand], static_cast<Value>(i));
     }
@@ -273,6 +296,11 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       instruction.op = Op::Load;
       instruction.lane = entry.result;
       instruction.index = reload[i];
+    } else if (from_slot(i)) {
+      instruction = {};
+      instruction.op = Op::Slot;
+      instruction.lane = entry.result;
+      instruction.index = hoisted[i];
     } else {
       if (entry.a >= 0) instruction.a = registers[entry.a];
       if (entry.b >= 0) instruction.b = registers[entry.b];
@@ -287,6 +315,15 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       if (ending != static_cast<Value>(i)) free_registers.push_back(registers[ending]);
     }
     program.code.push_back(instruction);
+    if (!elements && hoisted[i] >= 0 && entry.level == level) {
+      // The maximum of one value is that value to the bit; a sum would turn -0 into +0.
+      Instruction keep;
+      keep.op = Op::ReduceMax;
+      keep.lane = entry.result;
+      keep.a = registers[i];
+      keep.index = hoisted[i];
+      program.code.push_back(keep);
+    }
     if (elements) {
       for (size_t slot = 0; slot < reductions_.size(); ++slot) {
         const Reduction& reduction = reductions_[slot];
@@ -325,16 +362,23 @@ std::optional<vec::Program> ProgramBuilder::build() const {
   program.scalars = static_cast<int>(scalars_.size());
   for (const Operand& operand : operands_) program.operands.push_back(operand.view.dtype);
   for (const Reduction& reduction : reductions_) program.slots.push_back(reduction.lane);
+  const std::vector<int16_t> hoisted = hoist();
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (hoisted[i] >= 0) program.slots.resize(std::max<size_t>(program.slots.size(), hoisted[i] + 1));
+  }
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (hoisted[i] >= 0) program.slots[hoisted[i]] = values_[i].result;
+  }
   int levels = 0;
   for (const Entry& entry : values_) levels = std::max(levels, entry.level);
   for (int level = 0; level <= levels; ++level) {
     // The kept indices first: their stores may be what nobody waits for, but slots of the level
     // before are complete only now.
-    if (kind_ != vec::Kind::Pointwise && !emit_phase(program, vec::Over::Kept, level)) {
+    if (kind_ != vec::Kind::Pointwise && !emit_phase(program, vec::Over::Kept, level, hoisted)) {
       return std::nullopt;
     }
     const size_t phases = program.phases.size();
-    if (!emit_phase(program, vec::Over::Elements, level)) return std::nullopt;
+    if (!emit_phase(program, vec::Over::Elements, level, hoisted)) return std::nullopt;
     // ColumnReduce has one phase over elements; a Pointwise program no reductions at all.
     if (level > 0 && kind_ != vec::Kind::RowReduce && program.phases.size() != phases) {
       return std::nullopt;

@@ -89,7 +89,11 @@ class ProgramBuilder {
   Value add(Entry entry);
   int16_t operand(const View& view, Domain domain);
   int16_t add_scalar(runtime::ScalarSource source);
-  bool emit_phase(vec::Program& program, vec::Over over, int level) const;
+  // Values over kept indices that phases over elements read: computed once a row and passed in a
+  // slot, instead of once an element. Slot of each value, or -1.
+  std::vector<int16_t> hoist() const;
+  bool emit_phase(vec::Program& program, vec::Over over, int level,
+                  const std::vector<int16_t>& hoisted) const;
 
   vec::Kind kind_;
   std::vector<Entry> values_;

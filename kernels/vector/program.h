@@ -78,7 +78,9 @@ enum class Op : uint8_t {
   Uniform,    // in [0, 1): 24 bits (F32) or 53 bits (F64, see kernels/common/philox.h)
   RandomBits, // the 32-bit word itself, as I64
   // Reductions, into slot[index]: RowReduce programs reduce over columns, ColumnReduce programs
-  // over rows. The order of the sums is fixed by the space's sizes (see reduce.h).
+  // over rows. The order of the sums is fixed by the space's sizes (see reduce.h). In a RowReduce
+  // phase over kept indices there is one value to reduce: it goes to the slot as it is, where
+  // later phases over elements find it.
   ReduceSum, ReduceProd, ReduceMin, ReduceMax,  // Min and Max propagate NaN
   ReduceAny, ReduceAll,                         // Bool lane
 };

@@ -87,6 +87,7 @@ void run_kept_phase(const RowProgram& row_program, Workspace& work, const Phase&
   }
   work.frame.set_shape(1, count);
   work.frame.row_length = 1;
+  work.frame.reduce_into = ReduceInto::Slots;
   work.frame.slot_row = slot_row;
   work.frame.linear_index = first_row;
   work.frame.linear_stride = count;
