@@ -40,7 +40,8 @@ void embedding_backward(const EmbeddingBackward& args, Fault* fault);
 
 // Negative log likelihood: for each row i with target t = targets[i] != ignore_index,
 // loss_i = -weight[t] * input[i, t]; reduction None writes loss_i (0 where ignored), Sum and Mean
-// one value; total_weight is the sum of weight[t] over rows that count. Mean divides by it.
+// one value; total_weight is the sum of weight[t] over rows that count (0 for None, as PyTorch
+// returns it). Mean divides by it. A target out of range is a fault and counts as ignored.
 enum class Reduction : uint8_t { None, Mean, Sum };
 
 struct NllLoss {
