@@ -21,31 +21,32 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 // brgemm generates code for each combination of sizes and strides, on each thread anew, in about
 // 0.2 ms. Rows are therefore padded to a multiple of kBrgemmRowStep and k to one of k_group.
 template <typename Value>
-void multiply(const void* a, const void* b, int rows, int columns, int64_t k, void* c,
-              int64_t c_stride, Update update) {
+void multiply(const PanelProduct& product) {
   constexpr int kColumns = kBrgemmPanel;
-  const int64_t padded_k = round_up(k, kBrgemmGroup);
-  const int64_t padded_rows = round_up(rows, kBrgemmRowStep);
+  const int64_t padded_k = round_up(product.k, kBrgemmGroup);
+  const int64_t padded_rows = round_up(product.rows, kBrgemmRowStep);
+  const bool add = product.update == Update::Add;
   const auto run = [&](float* to, int64_t stride) {
-    at::native::cpublas::brgemm(padded_rows, kColumns, padded_k, padded_k, kColumns, stride,
-                                update == Update::Add, static_cast<const Value*>(a),
-                                static_cast<const Value*>(b), to, true);
+    at::native::cpublas::brgemm(padded_rows, kColumns, padded_k, padded_k, kColumns, stride, add,
+                                static_cast<const Value*>(product.a),
+                                static_cast<const Value*>(product.b), to, true);
   };
-  auto* target = static_cast<float*>(c);
-  if (rows == padded_rows && columns == kColumns) {
-    run(target, c_stride);
+  auto* c = static_cast<float*>(product.c);
+  if (product.rows == padded_rows && product.columns == kColumns) {
+    run(c, product.c_stride);
     return;
   }
   // At the edge the padding must not reach C.
   alignas(64) float tile[kBrgemmPanel * kColumns];
-  if (update == Update::Add) {
-    for (int row = 0; row < rows; ++row) {
-      std::memcpy(tile + row * kColumns, target + row * c_stride, columns * sizeof(float));
+  const size_t bytes = product.columns * sizeof(float);
+  if (add) {
+    for (int row = 0; row < product.rows; ++row) {
+      std::memcpy(tile + row * kColumns, c + row * product.c_stride, bytes);
     }
   }
   run(tile, kColumns);
-  for (int row = 0; row < rows; ++row) {
-    std::memcpy(target + row * c_stride, tile + row * kColumns, columns * sizeof(float));
+  for (int row = 0; row < product.rows; ++row) {
+    std::memcpy(c + row * product.c_stride, tile + row * kColumns, bytes);
   }
 }
 

@@ -26,13 +26,31 @@ enum class Part : uint8_t { Value, Low };
 // What is done with the block of C that a product belongs to.
 enum class Update : uint8_t { Store, Add };
 
+// c[i, j] = (or +=) the sum over k of a[i, k] * b[k, j], for i < rows and j < columns.
+struct PanelProduct {
+  const void* a = nullptr;  // a packed panel
+  // Not 0: `a` is memory as it is, of the packed dtype, k contiguous and a multiple of k_group, and
+  // this many bytes from row to row.
+  int64_t a_row_bytes = 0;
+  const void* b = nullptr;  // a packed panel
+  int rows = 0, columns = 0;
+  int64_t k = 0;
+  void* c = nullptr;  // contiguous along columns, c_stride elements from row to row
+  int64_t c_stride = 0;
+  Update update = Update::Store;
+  // Not null: the sums are rounded to bf16 and stored here, and c is at most read.
+  uint16_t* rounded = nullptr;
+  int64_t rounded_stride = 0;
+};
+
 struct Engine {
   int rows = 0;                        // of A in a panel, at most
   int row_pitch = 0;                   // lanes that a packed panel of A takes
   int columns = 0;                     // of B in a panel; a packed panel always takes all of them
   int k_block = 0;                     // largest k of one multiply()
   int k_group = 1;                     // k is padded with zeros to a multiple of this
-  int packed_size = 0;                 // bytes of a packed element
+  DType packed = DType::Float32;       // dtype of a packed element
+  int packed_size = 0;                 // and its bytes
   DType accumulator = DType::Float32;  // dtype of C: Float32, Float64 or Int64
 
   // Packs `lanes` lanes and k values each, k <= k_block. Takes row_pitch (columns) times k, rounded
@@ -41,10 +59,10 @@ struct Engine {
                     void* packed);
   void (*pack_columns)(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
                        void* packed);
-  // c[i, j] = (or +=) the sum over k of a[i, k] * b[k, j], for i < rows and j < columns. c_stride
-  // in elements; columns of c are contiguous.
-  void (*multiply)(const void* a, const void* b, int rows, int columns, int64_t k, void* c,
-                   int64_t c_stride, Update update);
+  void (*multiply)(const PanelProduct& product);
+  bool reads_rows = false;  // whether multiply() takes a_row_bytes
+  // Rounds n fp32 sums to bf16 in place, as multiply() does for `rounded`. Null: it does not.
+  void (*round_sums)(float* sums, int64_t n) = nullptr;
   // Ends the use of the engine on the calling thread; may be null.
   void (*release)() = nullptr;
 };

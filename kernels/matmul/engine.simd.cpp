@@ -13,9 +13,10 @@ namespace {
 
 // --- Products -------------------------------------------------------------------------------
 
-template <typename Lanes, int Rows>
-void multiply_rows(const typename Lanes::Step* a, const typename Lanes::Step* b, int64_t steps,
-                   int columns, typename Lanes::Sum* c, int64_t c_stride, Update update) {
+enum class Rows { Packed, InMemory };
+
+template <typename Lanes, int kCount, Rows kSource>
+void multiply_rows(const PanelProduct& product) {
   using Step = typename Lanes::Step;
   using Sum = typename Lanes::Sum;
   using Vector = typename Lanes::Vector;
@@ -23,7 +24,15 @@ void multiply_rows(const typename Lanes::Step* a, const typename Lanes::Step* b,
   constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Sum));
   constexpr int kColumns = kColumnVectors * kWidth;
 
-  Vector sums[Rows][kColumnVectors] = {};
+  const int64_t steps = (product.k + Lanes::kGroup - 1) / Lanes::kGroup;
+  const auto* b = static_cast<const Step*>(product.b);
+  const auto* a = static_cast<const char*>(product.a);
+  // Rows in memory: every third has a pointer, which leaves all in general registers.
+  const int64_t row_bytes = product.a_row_bytes;
+  const char* third[(kCount + 2) / 3];
+  for (int i = 0; i < (kCount + 2) / 3; ++i) third[i] = a + 3 * i * row_bytes;
+
+  Vector sums[kCount][kColumnVectors] = {};
   for (int64_t step = 0; step < steps; ++step) {
     StepVector column[kColumnVectors];
 #pragma GCC unroll 2
@@ -31,65 +40,104 @@ void multiply_rows(const typename Lanes::Step* a, const typename Lanes::Step* b,
       std::memcpy(&column[v], b + v * kWidth, sizeof(StepVector));
     }
 #pragma GCC unroll 14
-    for (int row = 0; row < Rows; ++row) {
-      const StepVector value = a[row] - StepVector{};
+    for (int row = 0; row < kCount; ++row) {
+      Step value;
+      if constexpr (kSource == Rows::Packed) {
+        std::memcpy(&value, a + row * sizeof(Step), sizeof(Step));
+      } else {
+        std::memcpy(&value, third[row / 3] + (row % 3) * row_bytes, sizeof(Step));
+      }
+      const StepVector everywhere = value - StepVector{};
 #pragma GCC unroll 2
       for (int v = 0; v < kColumnVectors; ++v) {
-        sums[row][v] = Lanes::multiply_add(value, column[v], sums[row][v]);
+        sums[row][v] = Lanes::multiply_add(everywhere, column[v], sums[row][v]);
       }
     }
-    a += kRowPitch;
+    if constexpr (kSource == Rows::Packed) {
+      a += kRowPitch * sizeof(Step);
+    } else {
+#pragma GCC unroll 5
+      for (int i = 0; i < (kCount + 2) / 3; ++i) third[i] += sizeof(Step);
+    }
     b += kColumns;
   }
 
-  if (columns == kColumns) {
+  auto* c = static_cast<Sum*>(product.c);
+  const int64_t c_stride = product.c_stride;
+  const bool whole = product.columns == kColumns;
+  if (product.update == Update::Add && whole) {
 #pragma GCC unroll 14
-    for (int row = 0; row < Rows; ++row) {
+    for (int row = 0; row < kCount; ++row) {
 #pragma GCC unroll 2
       for (int v = 0; v < kColumnVectors; ++v) {
-        Sum* target = c + row * c_stride + v * kWidth;
-        if (update == Update::Add) {
-          Vector before;
-          std::memcpy(&before, target, sizeof(before));
-          sums[row][v] += before;
-        }
-        std::memcpy(target, &sums[row][v], sizeof(Vector));
+        Vector before;
+        std::memcpy(&before, c + row * c_stride + v * kWidth, sizeof(before));
+        sums[row][v] += before;
       }
     }
-    return;
-  }
-  Sum spill[kColumns];
+  } else if (product.update == Update::Add) {
 #pragma GCC unroll 14
-  for (int row = 0; row < Rows; ++row) {
-    std::memcpy(spill, &sums[row], sizeof(spill));
-    Sum* target = c + row * c_stride;
-    if (update == Update::Add) {
-      for (int j = 0; j < columns; ++j) target[j] += spill[j];
-    } else {
-      for (int j = 0; j < columns; ++j) target[j] = spill[j];
+    for (int row = 0; row < kCount; ++row) {
+      Vector before[kColumnVectors] = {};
+      std::memcpy(before, c + row * c_stride, product.columns * sizeof(Sum));
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) sums[row][v] += before[v];
     }
+  }
+  if constexpr (Lanes::kRounds) {
+    if (product.rounded) {
+#pragma GCC unroll 14
+      for (int row = 0; row < kCount; ++row) {
+        const auto rounded = Lanes::round(sums[row][0], sums[row][1]);
+        std::memcpy(product.rounded + row * product.rounded_stride, &rounded,
+                    whole ? sizeof(rounded) : product.columns * sizeof(uint16_t));
+      }
+      return;
+    }
+  }
+#pragma GCC unroll 14
+  for (int row = 0; row < kCount; ++row) {
+    std::memcpy(c + row * c_stride, &sums[row],
+                whole ? sizeof(sums[row]) : product.columns * sizeof(Sum));
   }
 }
 
-template <typename Lanes, int Rows = kRows>
-ACCEL_INLINE void choose_rows(int rows, const typename Lanes::Step* a,
-                              const typename Lanes::Step* b, int64_t steps, int columns,
-                              typename Lanes::Sum* c, int64_t c_stride, Update update) {
-  if (rows == Rows) {
-    multiply_rows<Lanes, Rows>(a, b, steps, columns, c, c_stride, update);
-  } else if constexpr (Rows > 1) {
-    choose_rows<Lanes, Rows - 1>(rows, a, b, steps, columns, c, c_stride, update);
+template <typename Lanes, Rows kSource, int kCount = kRows>
+ACCEL_INLINE void choose_rows(const PanelProduct& product) {
+  if (product.rows == kCount) {
+    multiply_rows<Lanes, kCount, kSource>(product);
+  } else if constexpr (kCount > 1) {
+    choose_rows<Lanes, kSource, kCount - 1>(product);
   }
 }
 
 template <typename Lanes>
-void multiply(const void* a, const void* b, int rows, int columns, int64_t k, void* c,
-              int64_t c_stride, Update update) {
-  choose_rows<Lanes>(rows, static_cast<const typename Lanes::Step*>(a),
-                     static_cast<const typename Lanes::Step*>(b),
-                     (k + Lanes::kGroup - 1) / Lanes::kGroup, columns,
-                     static_cast<typename Lanes::Sum*>(c), c_stride, update);
+void multiply(const PanelProduct& product) {
+  if constexpr (Lanes::kReadsRows) {
+    if (product.a_row_bytes != 0) {
+      choose_rows<Lanes, Rows::InMemory>(product);
+      return;
+    }
+  }
+  choose_rows<Lanes, Rows::Packed>(product);
 }
+
+#if defined(__AVX512F__)
+void round_sums(float* sums, int64_t n) {
+  using Lanes = PairLanes<Brain>;
+  for (int64_t i = 0; i < n; i += 32) {
+    Lanes::Vector pair[2] = {};
+    const int64_t bytes = (n - i < 32 ? n - i : 32) * static_cast<int64_t>(sizeof(float));
+    std::memcpy(pair, sums + i, bytes);
+    const Lanes::Pairs rounded = Lanes::round(pair[0], pair[1]);
+    Brain values[32];
+    std::memcpy(values, &rounded, sizeof(values));
+    float wide[32];
+    for (int j = 0; j < 32; ++j) wide[j] = widen(values[j]);
+    std::memcpy(sums + i, wide, bytes);
+  }
+}
+#endif
 
 // --- Packing --------------------------------------------------------------------------------
 // A packed panel is [steps][Width] of Step. Lanes beyond the last one hold zeros or copies: what
@@ -352,11 +400,16 @@ constexpr Engine make_engine() {
   engine.columns = kColumns;
   engine.k_block = Lanes::kBlock;
   engine.k_group = Lanes::kGroup;
+  engine.packed = Lanes::kPacked;
   engine.packed_size = sizeof(typename Lanes::Packed);
   engine.accumulator = Lanes::kSum;
   engine.pack_rows = pack<Lanes, kRowPitch>;
   engine.pack_columns = pack<Lanes, kColumns>;
   engine.multiply = multiply<Lanes>;
+  engine.reads_rows = Lanes::kReadsRows;
+#if defined(__AVX512F__)
+  if (Lanes::kRounds) engine.round_sums = round_sums;
+#endif
   return engine;
 }
 
@@ -392,6 +445,7 @@ Engine brgemm_packing(DType dtype) {
   engine.rows = engine.row_pitch = engine.columns = kBrgemmPanel;
   engine.k_block = 512;
   engine.k_group = kBrgemmGroup;
+  engine.packed = dtype;
   engine.packed_size = 2;
   engine.accumulator = DType::Float32;
   if (dtype == DType::BFloat16) {

@@ -37,6 +37,7 @@ struct Float32Lanes {
   using Sum = float;
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr DType kPacked = DType::Float32, kSum = DType::Float32;
+  static constexpr bool kReadsRows = true, kRounds = false;
   // A panel of B (32 columns: 32 KiB) stays in the first level cache while panels of A pass.
   static constexpr int kGroup = 1, kBlock = 256;
   static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
@@ -56,6 +57,7 @@ struct Float64Lanes {
   using Sum = double;
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr DType kPacked = DType::Float64, kSum = DType::Float64;
+  static constexpr bool kReadsRows = false, kRounds = false;
   static constexpr int kGroup = 1, kBlock = 256;
   static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
 #if defined(__AVX512F__)
@@ -75,6 +77,7 @@ struct Int64Lanes {
   using Sum = uint64_t;
   typedef uint64_t Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr DType kPacked = DType::Int64, kSum = DType::Int64;
+  static constexpr bool kReadsRows = false, kRounds = false;
   static constexpr int kGroup = 1, kBlock = 256;
   static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return sum + a * b; }
 };
@@ -89,6 +92,7 @@ struct PairLanes {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr DType kPacked = __is_same(Value, Brain) ? DType::BFloat16 : DType::Float16;
   static constexpr DType kSum = DType::Float32;
+  static constexpr bool kReadsRows = true, kRounds = true;
   static constexpr int kGroup = 2, kBlock = 512;
 #if defined(__AVX512F__)
   typedef uint32_t Pairs __attribute__((vector_size(kVectorBytes)));
@@ -97,6 +101,13 @@ struct PairLanes {
   static ACCEL_INLINE Vector multiply_add(Pairs a, Pairs b, Vector sum) {
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
+  }
+  // Two vectors of sums to bf16, to nearest even; numbers below the normal range become zero, as
+  // they do in the products.
+  static ACCEL_INLINE Pairs round(Vector first, Vector second) {
+    Pairs result;
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(result) : "v"(first), "v"(second));
+    return result;
   }
 #endif
 };

@@ -51,6 +51,9 @@ constexpr int kTileRows = 64, kTileColumns = 256;
 constexpr int64_t kSharedBytes = 4 << 20, kSharedLaneBytes = 8 << 10;
 constexpr int64_t kSharedLanes = 512;
 
+// Rows this far apart share a set of the first level cache, which has fewer ways than a panel rows.
+constexpr int64_t kSetBytes = 4096;
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
@@ -128,15 +131,27 @@ void run_epilogue(const Matmul& args, const Region& region, float* values, int64
   }
 }
 
+// Whether the engine that makes a product rounds it, too.
+bool rounds_sums(const Matmul& args, const Engine& engine) {
+  return engine.round_sums && args.compute == DType::BFloat16 && args.result == DType::BFloat16;
+}
+
 // Takes a finished piece of the product, `stride` elements a row, to where it goes. May overwrite
-// it.
-void finish(const Matmul& args, const Region& region, void* values, int64_t stride) {
+// it. `engine` made it, if any did.
+void finish(const Matmul& args, const Region& region, void* values, int64_t stride,
+            const Engine* engine) {
   const DType accumulator = accumulator_of(args.compute);
   const int64_t size = size_of(accumulator);
   auto* bytes = static_cast<char*>(values);
+  auto* floats = static_cast<float*>(values);
+  const bool rounded = engine && rounds_sums(args, *engine);
+  if (rounded) {
+    for (int64_t row = 0; row < region.rows; ++row) {
+      engine->round_sums(floats + row * stride, region.columns);
+    }
+  }
   if (args.epilogue.program) {
-    auto* floats = static_cast<float*>(values);
-    if (args.result != DType::Float32) {
+    if (args.result != DType::Float32 && !rounded) {
       for (int64_t row = 0; row < region.rows; ++row) {
         round_values(floats + row * stride, region.columns, args.result);
       }
@@ -182,9 +197,9 @@ void vector_products(const Matmul& args) {
     alignas(64) int64_t y[kVectorBlock];  // room for any accumulator
     matrix_vector(matrix, args.compute, accumulator, begin, end, args.k, x, y);
     if (single_column) {
-      finish(args, {batch, begin, 0, end - begin, 1}, y, 1);
+      finish(args, {batch, begin, 0, end - begin, 1}, y, 1, nullptr);
     } else {
-      finish(args, {batch, 0, begin, 1, end - begin}, y, end - begin);
+      finish(args, {batch, 0, begin, 1, end - begin}, y, end - begin, nullptr);
     }
   };
   for_chunks(Team::All, divide_up(all_blocks, group), [&](int64_t chunk) {
@@ -282,6 +297,12 @@ class BlockedProduct {
         b_(columns_of(args, batch)),
         direct_(!args.epilogue.program && args.out.column_stride == 1 &&
                 args.result == engine_.accumulator),
+        rounds_(!args.epilogue.program && args.out.column_stride == 1 &&
+                rounds_sums(args, engine_)),
+        reads_rows_(engine_.reads_rows && !blocking.share_a && a_.dtype == engine_.packed &&
+                    args.compute == engine_.packed && a_.k_stride == 1 &&
+                    args.k % engine_.k_group == 0 &&
+                    a_.lane_stride * size_of(a_.dtype) % kSetBytes != 0),
         rows_per_panel_(args.m / blocking.row_panels),
         longer_panels_(args.m % blocking.row_panels) {}
 
@@ -432,14 +453,17 @@ class BlockedProduct {
         std::memset(c + row * c_stride * size, 0, region.columns * size);
       }
     }
-    multiply_blocks(rows, columns, c, c_stride);
-    if (!direct_ && k_.end == args_.k) finish(args_, region, c, c_stride);
+    multiply_blocks(region, rows, columns, c, c_stride);
+    const bool finished = direct_ || (rounds_ && args_.k > 0);
+    if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_);
   }
 
-  void multiply_blocks(Range rows, Range columns, char* c, int64_t c_stride) const {
+  void multiply_blocks(const Region& region, Range rows, Range columns, char* c,
+                       int64_t c_stride) const {
     const int64_t size = size_of(engine_.accumulator);
     const int64_t block_a = a_bytes(blocking_.k_block), block_b = b_bytes(blocking_.k_block);
-    const int64_t own_a_bytes = blocking_.share_a ? 0 : rows.size() * block_a * blocking_.parts;
+    const int64_t own_a_bytes =
+        blocking_.share_a || reads_rows_ ? 0 : rows.size() * block_a * blocking_.parts;
     const int64_t own_b_bytes = blocking_.share_b ? 0 : block_b * blocking_.parts;
     char* own_a = own_a_bytes + own_b_bytes > 0
                       ? static_cast<char*>(scratch(ScratchSlot::D, own_a_bytes + own_b_bytes))
@@ -457,7 +481,7 @@ class BlockedProduct {
       if (blocking_.share_a) {
         block_of_a = shared_a_ + (rows.begin - all_rows.begin) * a_part * blocking_.parts +
                      a_bytes(from - k_.begin);
-      } else {
+      } else if (!reads_rows_) {
         for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
           pack_a(panel, k, own_a + (panel - rows.begin) * a_part * blocking_.parts, a_part);
         }
@@ -470,15 +494,32 @@ class BlockedProduct {
         } else {
           pack_b(column, k, own_b, b_part);
         }
-        char* c_column = c + (column - columns.begin) * engine_.columns * size;
         for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
-          const char* a = block_of_a + (panel - rows.begin) * a_part * blocking_.parts;
+          const int64_t row = first_row(panel) - region.row;
+          const int64_t offset = (column - columns.begin) * engine_.columns;
+          PanelProduct product;
+          product.rows = rows_of_panel(panel);
+          product.columns = columns_of_panel(column);
+          product.k = k.size();
+          product.c = c + (row * c_stride + offset) * size;
+          product.c_stride = c_stride;
+          if (rounds_ && k.end == args_.k) {
+            product.rounded = reinterpret_cast<uint16_t*>(
+                output_address(args_, batch_, region.row + row, region.column + offset));
+            product.rounded_stride = args_.out.row_stride;
+          }
+          const char* a;
+          if (reads_rows_) {
+            a = advance(a_, region.row + row, from).data;
+            product.a_row_bytes = a_.lane_stride * size_of(a_.dtype);
+          } else {
+            a = block_of_a + (panel - rows.begin) * a_part * blocking_.parts;
+          }
           for (int i = 0; i < products; ++i) {
-            engine_.multiply(
-                a + kPartProducts[i].a * a_part, b + kPartProducts[i].b * b_part,
-                rows_of_panel(panel), columns_of_panel(column), k.size(),
-                c_column + (first_row(panel) - first_row(rows.begin)) * c_stride * size, c_stride,
-                from == 0 && i == 0 ? Update::Store : Update::Add);
+            product.a = a + kPartProducts[i].a * a_part;
+            product.b = b + kPartProducts[i].b * b_part;
+            product.update = from == 0 && i == 0 ? Update::Store : Update::Add;
+            engine_.multiply(product);
           }
         }
       }
@@ -491,7 +532,9 @@ class BlockedProduct {
   const int64_t batch_;
   const Team team_;
   const PanelSource a_, b_;
-  const bool direct_;  // sums go straight to the output
+  const bool direct_;      // sums go straight to the output
+  const bool rounds_;      // the last multiply() rounds them, to the output
+  const bool reads_rows_;  // A is multiplied as it lies in memory
   const int64_t rows_per_panel_, longer_panels_;
 
   // What is being worked on: tiles, a range of k, and what the team shares for it.
