@@ -85,9 +85,9 @@ constexpr int kMaximumDevices = 64;
 constexpr uint64_t kInFlightCommands = 64;
 constexpr size_t kInFlightBytes = size_t{64} << 20;
 
-// Creates the Tail of a new stream; registered by csrc/graph at load.
+// Creates the Tail of a new stream; registered by csrc/graph at load. Returns the one before.
 using TailFactory = std::unique_ptr<Tail> (*)(Stream&);
-void register_tail_factory(TailFactory factory);
+TailFactory register_tail_factory(TailFactory factory);
 
 Stream& default_stream(int device);
 Stream& current_stream(int device);  // of the calling thread

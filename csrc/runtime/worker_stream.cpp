@@ -63,7 +63,7 @@ std::atomic<TailFactory> tail_factory{nullptr};
 
 }  // namespace
 
-void register_tail_factory(TailFactory factory) { tail_factory.store(factory); }
+TailFactory register_tail_factory(TailFactory factory) { return tail_factory.exchange(factory); }
 
 int64_t steady_now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(

@@ -367,11 +367,11 @@ class FakeTail final : public Tail {
 class TailTest : public ::testing::Test {
  protected:
   TailTest() {
-    register_tail_factory(
+    const TailFactory recorders = register_tail_factory(
         [](Stream& of) -> std::unique_ptr<Tail> { return std::make_unique<FakeTail>(of); });
     stream = &new_stream();
     tail = static_cast<FakeTail*>(stream->tail());
-    register_tail_factory(nullptr);
+    register_tail_factory(recorders);
   }
   WorkerStream* stream;
   FakeTail* tail;
