@@ -264,8 +264,14 @@ void Lowering::pointwise() {
     }
     case Opcode::DropoutBackward:
       return out(mul(mul(in(0), builder_.convert(truth(1), lane_)), s(0)));
-    case Opcode::Uniform:
-      return out(add(mul(builder_.uniform(node_.first_scalar, lane_), s(3)), s(2)));
+    case Opcode::Uniform: {
+      // Rounding can reach the end of the interval, which is not in it: its beginning stands in.
+      const DType dtype = node_.outputs[0].dtype;
+      const Value scaled = mul(builder_.uniform(node_.first_scalar, lane_), s(3));
+      const Value value = builder_.cast(add(scaled, s(2)), dtype);
+      const Value end = builder_.cast(add(s(3), s(2)), dtype);
+      return out(select(builder_.apply(Op::Eq, lane_, value, end), s(2), value));
+    }
     case Opcode::Bernoulli: {
       // p is a scalar, or the first input.
       const Value uniform = builder_.uniform(node_.first_scalar, lane_);
@@ -277,6 +283,10 @@ void Lowering::pointwise() {
     case Opcode::Arange: {
       const Value index = builder_.convert(builder_.linear_index(), lane_);
       return out(add(s(0), mul(index, s(1))));
+    }
+    case Opcode::SquaredDifference: {
+      const Value difference = sub(in(0), in(1));
+      return out(mul(difference, difference));
     }
     case Opcode::MseBackward: {
       const Value input = in(0), target = in(1), grad = in(2);
@@ -377,6 +387,7 @@ void Lowering::row() {
       // Attribute 3: 1 when the loss is a mean, divided by the total weight.
       Value grad = in(0, Domain::Kept);
       if (node_.attributes.at(3)) grad = div(grad, in(3, Domain::Kept));
+      if (has(2)) grad = mul(grad, in(2, kElements));
       const Value target = raw(1, Domain::Kept);
       const Value ignored = builder_.apply(
           Op::Eq, Lane::I64, target, builder_.scalar(node_.first_scalar, Lane::I64));
@@ -405,19 +416,21 @@ void Lowering::layer_norm() {
 
 void Lowering::layer_norm_backward_input() {
   const Value grad = in(0, Domain::Elements), x = in(1, Domain::Elements);
-  const Value average = in(2, Domain::Kept), rstd = in(3, Domain::Kept);
-  const Value normalised = mul(sub(x, average), rstd);
+  const Value centred = has(2) ? sub(x, in(2, Domain::Kept)) : x;
+  const Value rstd = in(3, Domain::Kept);
+  const Value normalised = mul(centred, rstd);
   const Value weighted = has(4) ? mul(grad, in(4, Domain::Elements)) : grad;
-  const Value along = mean(mul(weighted, normalised)), shift = mean(weighted);
-  const Value dx = mul(sub(sub(weighted, shift), mul(normalised, along)), rstd);
-  out(0, dx, Domain::Elements);
+  const Value along = mean(mul(weighted, normalised));
+  const Value shifted = has(2) ? sub(weighted, mean(weighted)) : weighted;
+  out(0, mul(sub(shifted, mul(normalised, along)), rstd), Domain::Elements);
 }
 
 void Lowering::layer_norm_backward_parameters() {
   const Value grad = in(0, Domain::Elements), x = in(1, Domain::Elements);
-  const Value average = in(2, Domain::Elements), rstd = in(3, Domain::Elements);
+  const Value rstd = in(3, Domain::Elements);
   if (!node_.outputs[0].absent()) {
-    out(0, sum(mul(grad, mul(sub(x, average), rstd))), Domain::Kept);
+    const Value centred = has(2) ? sub(x, in(2, Domain::Elements)) : x;
+    out(0, sum(mul(grad, mul(centred, rstd))), Domain::Kept);
   }
   if (node_.outputs.size() > 1 && !node_.outputs[1].absent()) {
     out(1, sum(grad), Domain::Kept);

@@ -30,8 +30,9 @@ namespace accel::graph {
   X(HardtanhBackward) X(Hardsigmoid) X(Hardswish) X(Mish)                                    \
   X(Dropout) /* outputs value, mask; [seed, offset, p, scale] */                             \
   X(DropoutBackward) /* grad, mask; [scale] */ X(Uniform) /* [seed, offset, low, range] */   \
-  X(Bernoulli) /* [seed, offset, p] */ X(Normal) /* [seed, offset, mean, std] */             \
-  X(Arange) /* [start, step] */ X(MseBackward) /* input, target, grad; [scale] */
+  X(Bernoulli) /* [seed, offset, p] */ X(Normal) /* [seed, offset, seed, offset, mean, std] */             \
+  X(Arange) /* [start, step] */ X(SquaredDifference)                         \
+  X(MseBackward) /* input, target, grad; [scale] */
 
 // Reductions of an input whose sizes are kept dimensions followed by reduced ones (Row) or the
 // other way round (Column); attribute 1 is the number of kept dimensions, attribute 2 of 0 or 1
@@ -45,12 +46,12 @@ namespace accel::graph {
 #define ACCEL_ROW_OPCODES(X)                                                                 \
   X(Softmax) X(LogSoftmax) X(SoftmaxBackward) X(LogSoftmaxBackward)                          \
   X(LayerNorm)              /* x, weight?, bias? → y, mean, rstd; [eps] */                   \
-  X(LayerNormBackwardInput) /* dy, x, mean, rstd, weight? → dx */                            \
+  X(LayerNormBackwardInput) /* dy, x, mean? (none: RMS norm), rstd, weight? → dx */          \
   X(RmsNorm)                /* x, weight? → y, rstd; [eps] */                                \
   X(NllLossBackward) /* grad, target, weight?, total? → dx; [ignore]; attribute 3 reduction */
 
 #define ACCEL_COLUMN_OPCODES(X) \
-  X(LayerNormBackwardParameters) /* dy, x, mean, rstd → dweight?, dbias? */
+  X(LayerNormBackwardParameters) /* dy, x, mean? (none: RMS norm), rstd → dweight?, dbias? */
 
 // Engines of their own.
 #define ACCEL_ENGINE_OPCODES(X)                                                              \

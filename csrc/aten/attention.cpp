@@ -1,0 +1,234 @@
+// Scaled dot-product attention: which implementation a call takes, and the fused one, forward and
+// backward. What it does not cover goes PyTorch's way through matmul and softmax.
+#include <cmath>
+
+#include <ATen/Context.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/native/DispatchStub.h>
+#include <ATen/native/transformers/attention.h>
+#include <ATen/native/transformers/sdp_utils_cpp.h>
+#include <c10/core/SymInt.h>
+
+#include "csrc/aten/inference.h"
+
+namespace accel::aten {
+
+namespace {
+
+using at::DimVector;
+
+// A head of this width fits the kernel's tiles in the second-level cache; wider ones gain nothing
+// over matrix products.
+constexpr int64_t kMostWidth = 256;
+
+bool has_dtype(const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ||
+         dtype == ScalarType::Double;
+}
+
+// Whether a mask broadcasts to [batch, heads, query length, key length].
+bool is_mask_for(const Tensor& mask, const Tensor& query, const Tensor& key) {
+  if (mask.is_nested() || mask.dim() < 2 || mask.dim() > 4) return false;
+  const c10::SymInt sizes[] = {query.sym_size(0), query.sym_size(1), query.sym_size(2),
+                               key.sym_size(2)};
+  for (int64_t i = 1; i <= mask.dim(); ++i) {
+    const c10::SymInt size = mask.sym_size(-i);
+    if (size != 1 && size != sizes[4 - i]) return false;
+  }
+  return true;
+}
+
+// Tensors may be fake ones here, with symbolic sizes.
+bool is_supported(const Tensor& query, const Tensor& key, const Tensor& value,
+                  const OptionalTensor& mask, bool enable_gqa) {
+  for (const Tensor* tensor : {&query, &key, &value}) {
+    if (tensor->is_nested() || tensor->dim() != 4 || tensor->layout() != at::kStrided ||
+        !has_dtype(*tensor) || tensor->scalar_type() != query.scalar_type() ||
+        tensor->device() != query.device()) {
+      return false;
+    }
+    if (tensor->sym_size(3) > kMostWidth || tensor->sym_numel() == 0) return false;
+  }
+  if (key.sym_size(0) != query.sym_size(0) || value.sym_size(0) != query.sym_size(0) ||
+      key.sym_size(1) != value.sym_size(1) || key.sym_size(2) != value.sym_size(2) ||
+      key.sym_size(3) != query.sym_size(3)) {
+    return false;
+  }
+  if (key.sym_size(1) != query.sym_size(1) &&
+      !(enable_gqa && query.sym_size(1) % key.sym_size(1) == 0)) {
+    return false;
+  }
+  return !mask || !mask->defined() ||
+         (mask->device() == query.device() && is_mask_for(*mask, query, key));
+}
+
+int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
+                   const OptionalTensor& mask, double dropout, bool causal,
+                   std::optional<double> scale, bool enable_gqa) {
+  (void)dropout, (void)causal, (void)scale;
+  const auto& context = at::globalContext();
+  // The kernel is a flash attention and memory-efficient: a program that asks for one of these by
+  // name gets it.
+  const bool enabled = context.userEnabledOverrideableSDP() || context.userEnabledFlashSDP() ||
+                       context.userEnabledMemEfficientSDP();
+  if (enabled && is_supported(query, key, value, mask, enable_gqa)) {
+    return static_cast<int64_t>(at::SDPBackend::overrideable);
+  }
+  return static_cast<int64_t>(context.userEnabledMathSDP() ? at::SDPBackend::math
+                                                           : at::SDPBackend::error);
+}
+
+// The strides of a dense [batch, heads, length, width] tensor whose dimensions lie in memory in the
+// order of `like`, width innermost: where the query is a transposed view of [batch, length, heads,
+// width], so is the result, and flattening its heads is free.
+DimVector strides_like(const Tensor& like, IntArrayRef sizes) {
+  int order[] = {0, 1, 2};
+  std::stable_sort(order, order + 3, [&](int a, int b) { return like.stride(a) > like.stride(b); });
+  DimVector strides(4, 1);
+  int64_t step = sizes[3];
+  for (int i = 2; i >= 0; --i) {
+    strides[order[i]] = step;
+    step *= sizes[order[i]];
+  }
+  return strides;
+}
+
+// A reserved number, where backward can read it without a wait.
+Tensor cpu_number(int64_t value) {
+  Tensor number = at::detail::empty_cpu({}, ScalarType::Long);
+  *number.mutable_data_ptr<int64_t>() = value;
+  return number;
+}
+
+int64_t number_of(const Tensor& number) {
+  if (!number.defined()) return 0;
+  return number.is_cpu() ? *number.const_data_ptr<int64_t>() : number.item<int64_t>();
+}
+
+void add_mask(Recording& recording, const Tensor& mask, const Tensor& query, const Tensor& key) {
+  if (!mask.defined()) {
+    recording.no_input();
+    return;
+  }
+  recording.input(mask, {query.size(0), query.size(1), query.size(2), key.size(2)});
+}
+
+void check_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                     const Tensor& mask) {
+  check_same_device("_scaled_dot_product_fused_attention_overrideable",
+                    {{query, "query"}, {key, "key"}, {value, "value"}, {mask, "attn_bias"}});
+  TORCH_CHECK(
+      is_supported(query, key, value, mask, /*enable_gqa=*/true),
+      "_scaled_dot_product_fused_attention_overrideable: query, key and value must be "
+      "non-empty [batch, heads, length, width] tensors of one floating dtype with width <= ",
+      kMostWidth,
+      ", attn_bias must broadcast to [batch, heads, query length, key length]. "
+      "Got query ",
+      query.sizes(), ", key ", key.sizes(), ", value ", value.sizes());
+  TORCH_CHECK(!mask.defined() || mask.scalar_type() == ScalarType::Bool || has_dtype(mask),
+              "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+              "attn_mask.dtype: ",
+              mask.dtype(), " and  query.dtype: ", query.dtype(), " instead.");
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>
+attention(const Tensor& query, const Tensor& key, const Tensor& value,
+          const OptionalTensor& mask_option, double dropout, bool causal, bool return_debug_mask,
+          std::optional<double> scale) {
+  (void)return_debug_mask;
+  const Tensor& mask = value_or_undefined(mask_option);
+  check_attention(query, key, value, mask);
+  const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2);
+  const int64_t out_sizes[] = {batch, heads, length, value.size(3)};
+  Tensor out = empty_on(query, out_sizes, strides_like(query, out_sizes), query.scalar_type());
+  Tensor logsumexp = empty_on(query, {batch, heads, length}, arithmetic_dtype(query.scalar_type()));
+  PhiloxState philox{scalar_of(int64_t{0}), scalar_of(int64_t{0})};
+  if (dropout > 0) {
+    philox =
+        reserve_philox(std::nullopt, query.device().index(), batch * heads * length * key.size(2));
+  }
+  Recording recording(Opcode::Attention);
+  recording.output(out).output(logsumexp).input(query).input(key).input(value);
+  add_mask(recording, mask, query, key);
+  recording.attribute(query.scalar_type())
+      .attribute(causal)
+      .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
+      .scalar(dropout)
+      .scalar(philox.seed)
+      .scalar(philox.offset)
+      .record();
+  return {std::move(out),
+          std::move(logsumexp),
+          Tensor(),
+          Tensor(),
+          c10::SymInt(length),
+          c10::SymInt(key.size(2)),
+          cpu_number(philox.seed.i),
+          cpu_number(philox.offset.i),
+          Tensor()};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const Tensor& mask, std::array<bool, 4> wanted, const Tensor& out, const Tensor& logsumexp,
+    const Tensor& /*cum_seq_q*/, const Tensor& /*cum_seq_k*/, int64_t /*max_q*/, int64_t /*max_k*/,
+    double dropout, bool causal, const Tensor& philox_seed, const Tensor& philox_offset,
+    std::optional<double> scale) {
+  if (!grad_out.defined()) return {};
+  check_attention(query, key, value, mask);
+  check_same_device("_scaled_dot_product_fused_attention_overrideable_backward",
+                    {{query, "query"}, {grad_out, "grad_out"}, {out, "out"}});
+  const ScalarType dtype = query.scalar_type();
+  Tensor grad_query, grad_key, grad_value, grad_scores;
+  if (wanted[0]) grad_query = empty_like(query, dtype);
+  if (wanted[1]) grad_key = empty_like(key, dtype);
+  if (wanted[2]) grad_value = empty_like(value, dtype);
+  const bool mask_wanted = wanted[3] && mask.defined() && at::isFloatingType(mask.scalar_type());
+  if (mask_wanted) {
+    grad_scores =
+        empty_on(query, {query.size(0), query.size(1), query.size(2), key.size(2)}, dtype);
+  }
+  if (!(wanted[0] || wanted[1] || wanted[2] || mask_wanted)) return {};
+  Recording recording(Opcode::AttentionBackward);
+  for (const Tensor& output : {grad_query, grad_key, grad_value, grad_scores}) {
+    if (output.defined()) {
+      recording.output(output);
+    } else {
+      recording.no_output();
+    }
+  }
+  recording.input(query).input(key).input(value);
+  add_mask(recording, mask, query, key);
+  recording.input(out)
+      .input(logsumexp)
+      .input(grad_out)
+      .attribute(dtype)
+      .attribute(causal)
+      .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
+      .scalar(dropout)
+      .scalar(scalar_of(number_of(philox_seed)))
+      .scalar(scalar_of(number_of(philox_offset)))
+      .record();
+  Tensor grad_mask;
+  if (mask_wanted) grad_mask = at::sum_to(grad_scores, mask.sizes()).to(mask.scalar_type());
+  return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_mask)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("_fused_sdp_choice", TORCH_FN(sdp_choice));
+  m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention));
+  m.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward));
+}
+
+}  // namespace accel::aten
+
+namespace at::native {
+
+// scaled_dot_product_attention asks the stub, before dispatch, whether the device has a choice.
+REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &accel::aten::sdp_choice)
+
+}  // namespace at::native
