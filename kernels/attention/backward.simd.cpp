@@ -33,7 +33,7 @@ struct BackwardBuffers {
   Unit *key_copy, *key_right, *value_copy;
   // One tile, [key][query]. Pairs: probabilities and score gradients by rows, as bf16 along the
   // queries; score gradients also as pairs along the keys. Numbers overwrite the scores.
-  Real *scores, *score_grads, *mask;
+  Real *scores, *score_grads, *mask, *mask_rows;
   uint16_t *probability_rows, *score_grad_rows;
   uint32_t* score_grad_pairs;
   // Per query of the block: logsumexp in base 2, and the sum of grad_out * out.
@@ -56,6 +56,7 @@ struct BackwardBuffers {
     scores = arena.take<Real>(kTile);
     score_grads = arena.take<Real>(kTile);
     mask = arena.take<Real>(args.mask.data ? kTile : 0);
+    mask_rows = arena.take<Real>(args.mask.data ? kTile : 0);
     probability_rows = arena.take<uint16_t>(kPairs);
     score_grad_rows = arena.take<uint16_t>(kPairs);
     score_grad_pairs = arena.take<uint32_t>(kPairs / 2);
@@ -363,7 +364,7 @@ void backward_block(const Attention& args, const Gradients& gradients,
     tile.mask = nullptr;
     if (args.mask.data) {
       const Rows mask = rows_of(args.mask, args.mask_dtype, batch, head);
-      const MaskEffect effect = load_mask(buffers.mask, args, mask, tile.range);
+      const MaskEffect effect = load_mask(buffers.mask, buffers.mask_rows, mask, tile.range);
       if (effect == MaskEffect::All) continue;
       if (effect == MaskEffect::Some) tile.mask = buffers.mask;
     }

@@ -18,7 +18,7 @@ struct ForwardBuffers {
   Unit* value_right;
   Unit* probabilities;  // pairs only: numbers overwrite the scores
   Real* scores;
-  Real* mask;
+  Real *mask, *mask_rows;
   Real* accumulated;
   Real *maximum, *sum, *rescale;  // of each query: in base 2, relative to that, of the last block
 
@@ -31,6 +31,7 @@ struct ForwardBuffers {
     probabilities = arena.take<Unit>(kIsBFloat16<Kind> ? kBlock / 2 * kBlock : 0);
     scores = arena.take<Real>(kBlock * kBlock);
     mask = arena.take<Real>(args.mask.data ? kBlock * kBlock : 0);
+    mask_rows = arena.take<Real>(args.mask.data ? kBlock * kBlock : 0);
     accumulated = arena.take<Real>(kBlock * padded<Kind>(args.value_width));
     maximum = arena.take<Real>(kBlock);
     sum = arena.take<Real>(kBlock);
@@ -259,7 +260,7 @@ void forward_block(const Attention& args, const AttentionTensor& out,
     tile.mask = nullptr;
     if (args.mask.data) {
       const Rows mask = rows_of(args.mask, args.mask_dtype, batch, head);
-      const MaskEffect effect = load_mask(buffers.mask, args, mask, tile.range);
+      const MaskEffect effect = load_mask(buffers.mask, buffers.mask_rows, mask, tile.range);
       if (effect == MaskEffect::All) continue;
       if (effect == MaskEffect::Some) tile.mask = buffers.mask;
     }

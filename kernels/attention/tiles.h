@@ -264,7 +264,8 @@ inline void load_row(Real* to, const Rows& from, int64_t row, int64_t count) {
     case DType::Float32:
       return each(reinterpret_cast<const float*>(data), [](float x) { return x; });
     case DType::Float64:
-      return each(reinterpret_cast<const double*>(data), [](double x) { return x; });
+      return each(reinterpret_cast<const double*>(data),
+                  [](double x) { return static_cast<Real>(x); });
     case DType::BFloat16:
       return each(reinterpret_cast<const uint16_t*>(data),
                   [](uint16_t x) { return bf16_to_f32(x); });
@@ -473,59 +474,80 @@ struct TileRange {
 // The mask of a tile, [key][query], in base-2 logarithms: added to the scores.
 enum class MaskEffect : uint8_t { None, Some, All };
 
+// One row of a mask, `count` keys from the tile's first on, in base-2 logarithms.
 template <class Real>
-inline MaskEffect load_mask(Real* to, const Attention& args, const Rows& mask,
-                            const TileRange& tile) {
+inline void load_mask_row(Real* to, const Rows& from, int64_t row, int count) {
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
   constexpr Real kLowest = std::numeric_limits<Real>::lowest();
-  bool any_hidden = false, any_kept = false;
-  auto fill = [&](auto* elements, auto value_of) {
-    const int distinct = mask.row_stride == 0 ? 1 : tile.queries;
-    for (int i = 0; i < distinct; ++i) {
-      const auto* row =
-          elements + (tile.first_query + i) * mask.row_stride + tile.first_key * mask.column_stride;
-      for (int j = 0; j < tile.keys; ++j) {
-        const Real value = value_of(row[j * mask.column_stride]);
-        to[j * kBlock + i] = value;
-        any_hidden |= value != Real{0};
-        any_kept |= value != -kInfinity;
-      }
+  if (from.dtype == DType::Bool) {
+    const uint8_t* keep = reinterpret_cast<const uint8_t*>(from.at(row).data);
+    if (from.column_stride == 1) {
+      for (int j = 0; j < count; ++j) to[j] = keep[j] ? Real{0} : -kInfinity;
+    } else {
+      for (int j = 0; j < count; ++j) to[j] = keep[j * from.column_stride] ? Real{0} : -kInfinity;
     }
-    if (distinct == 1) {
-      for (int j = 0; j < tile.keys; ++j) {
-        for (int i = 1; i < kBlock; ++i) to[j * kBlock + i] = to[j * kBlock];
-      }
-    }
-  };
+    return;
+  }
+  load_row<Real>(to, from, row, count);
   // A finite mask stays finite: rows hidden by the most negative number everywhere are uniform, as
   // they are where the scores are computed in base e.
-  auto scaled = [](Real value) {
-    const Real result = value * static_cast<Real>(kLog2E);
-    return result < kLowest && value >= kLowest ? kLowest : result;
-  };
-  switch (args.mask_dtype) {
-    case DType::Bool:
-      fill(reinterpret_cast<const uint8_t*>(mask.data),
-           [](uint8_t keep) { return keep ? Real{0} : -kInfinity; });
-      break;
-    case DType::Float32:
-      fill(reinterpret_cast<const float*>(mask.data),
-           [&](float value) { return scaled(static_cast<Real>(value)); });
-      break;
-    case DType::Float64:
-      fill(reinterpret_cast<const double*>(mask.data),
-           [&](double value) { return scaled(static_cast<Real>(value)); });
-      break;
-    case DType::BFloat16:
-      fill(reinterpret_cast<const uint16_t*>(mask.data),
-           [&](uint16_t value) { return scaled(bf16_to_f32(value)); });
-      break;
-    default:
-      fill(reinterpret_cast<const uint16_t*>(mask.data),
-           [&](uint16_t value) { return scaled(f16_to_f32(value)); });
-      break;
+  for (int j = 0; j < count; ++j) {
+    const Real scaled = to[j] * static_cast<Real>(kLog2E);
+    to[j] = scaled < kLowest && to[j] >= kLowest ? kLowest : scaled;
   }
-  return !any_kept ? MaskEffect::All : any_hidden ? MaskEffect::Some : MaskEffect::None;
+}
+
+// The mask of a tile; `rows` is a tile of scratch memory. Lanes past the last query, up to the next
+// multiple of kStep, are zero.
+template <class Real>
+inline MaskEffect load_mask(Real* to, Real* rows, const Rows& mask, const TileRange& tile) {
+  using V = Vector<Real>;
+  constexpr int kN = kLanes<Real>;
+  const V nothing = broadcast(-std::numeric_limits<Real>::infinity());
+  Rows part = mask.at(tile.first_query);
+  part.data += tile.first_key * part.column_stride * size_of(part.dtype);
+  const int keys = static_cast<int>(round_up(tile.keys, kN));
+  const int lanes = static_cast<int>(round_up(tile.queries, kStep));
+  const int distinct = mask.row_stride == 0 ? 1 : tile.queries;
+  auto hidden = nothing != nothing, kept = hidden;
+  for (int i = 0; i < distinct; ++i) {
+    Real* row = rows + i * kBlock;
+    load_mask_row<Real>(row, part, i, tile.keys);
+    for (int j = tile.keys; j < keys; ++j) row[j] = row[0];
+    for (int j = 0; j < keys; j += kN) {
+      const V value = load(row + j);
+      hidden |= value != V{};
+      kept |= value != nothing;
+    }
+  }
+  if (!any_lane(kept)) return MaskEffect::All;
+  if (!any_lane(hidden)) return MaskEffect::None;
+  if (distinct == 1) {
+    for (int j = 0; j < tile.keys; ++j) {
+      for (int i = 0; i < lanes; i += kN) store(to + j * kBlock + i, broadcast(rows[j]));
+    }
+    return MaskEffect::Some;
+  }
+  for (int i = tile.queries; i < lanes; ++i) {
+    for (int j = 0; j < keys; ++j) rows[i * kBlock + j] = 0;
+  }
+  if constexpr (sizeof(Real) == 4) {
+    for (int j = 0; j < keys; j += kN) {
+      for (int i = 0; i < lanes; i += kN) {
+        VectorU32 square[kN];
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) square[r] = (VectorU32)load(rows + (i + r) * kBlock + j);
+        transpose_square(square);
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) store(to + (j + r) * kBlock + i, square[r]);
+      }
+    }
+  } else {
+    for (int j = 0; j < tile.keys; ++j) {
+      for (int i = 0; i < lanes; ++i) to[j * kBlock + i] = rows[i * kBlock + j];
+    }
+  }
+  return MaskEffect::Some;
 }
 
 // Dropout: Philox4x32-10 with one query a lane, keys going down. Four numbers of a block are the

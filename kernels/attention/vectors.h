@@ -90,6 +90,15 @@ ACCEL_INLINE auto sum_of_lanes(V x) {
   return x[0];
 }
 
+// Whether any lane of a comparison's result is set.
+template <class V>
+ACCEL_INLINE bool any_lane(V mask) {
+  const VectorU64 words = (VectorU64)mask;
+  uint64_t set = 0;
+  for (int i = 0; i < kLanes64; ++i) set |= words[i];
+  return set != 0;
+}
+
 // One stage of a transpose: rows i and i + kStep exchange runs of kStep lanes.
 template <int kStep>
 ACCEL_INLINE void exchange_runs(VectorU32* rows) {
