@@ -21,7 +21,12 @@ runtime::Block* nothing_of(int device) {
   static std::mutex mutex;
   std::lock_guard lock(mutex);
   runtime::Block*& block = blocks[std::max(device, 0)];
-  if (!block) block = runtime::allocate_block(1, std::max(device, 0));
+  if (!block) {
+    block = runtime::allocate_block(1, std::max(device, 0));
+    // Kept for good, but nothing that the user has allocated.
+    block->retain();
+    runtime::delete_block(block);
+  }
   return block;
 }
 

@@ -147,8 +147,8 @@ void Recorder::wait_for(runtime::Block& block, const char* reason) {
       boundary_.restart();
     }
     const uint64_t first = serial_ - sequences_.size();
-    if (serial < first) return;  // ran long ago
-    sequence = sequences_[serial - first];
+    // What is not remembered ran long ago; the wait still raises a failure of the stream.
+    sequence = serial < first ? 0 : sequences_[serial - first];
   }
   if (stream_.completed() < sequence) runtime::count_wait(reason);
   stream_.wait(sequence);
