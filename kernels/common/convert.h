@@ -131,7 +131,7 @@ ACCEL_INLINE uint8_t f32_to_e5m2(float x) {
   return static_cast<uint8_t>(sign | rounded >> 21);
 }
 
-// E4M3FN has no infinity: all ones is NaN, and what rounds above 448 becomes NaN.
+// E4M3FN has no infinity: all ones is NaN, and what lies above 448 becomes 448, as in PyTorch.
 ACCEL_INLINE float e4m3fn_to_f32(uint8_t x) {
   const uint32_t sign = static_cast<uint32_t>(x & 0x80) << 24;
   const uint32_t magnitude = x & 0x7f;
@@ -144,7 +144,8 @@ ACCEL_INLINE uint8_t f32_to_e4m3fn(float x) {
   const uint32_t bits = float_bits(x);
   const uint32_t sign = bits >> 24 & 0x80;
   const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude >= 0x43f00000) return static_cast<uint8_t>(sign | 0x7f);  // 480 and above, NaN
+  if (magnitude > 0x7f800000) return static_cast<uint8_t>(sign | 0x7f);
+  if (magnitude >= 0x43e00000) return static_cast<uint8_t>(sign | 0x7e);  // 448 and above
   if (magnitude < 0x3c800000) {  // below 2^-6: adding 16384 leaves multiples of 2^-9
     return static_cast<uint8_t>(sign | (float_bits(bits_float(magnitude) + 16384.0f) - 0x46800000));
   }
