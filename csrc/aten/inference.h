@@ -4,8 +4,10 @@
 
 #include <initializer_list>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/TensorMeta.h>
 #include <ATen/core/op_registration/adaption.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "csrc/aten/recording.h"
 
@@ -31,8 +33,13 @@ class Inferred final : public Meta {
     Tensor& output = outputs_[i];
     const auto dtype = options.dtype().toScalarType();
     if (!output.defined()) {
-      output = strides.empty() ? empty_on(output, sizes, dtype)
-                               : empty_on(output, sizes, strides, dtype);
+      const c10::DeviceGuard guard(options.device());
+      auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
+      const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
+      output = strides.empty() ? at::detail::empty_generic(sizes, allocator, keys, dtype,
+                                                           options.memory_format_opt())
+                               : at::detail::empty_strided_generic(sizes, strides, allocator, keys,
+                                                                   dtype);
       return;
     }
     TORCH_CHECK(output.scalar_type() == dtype, "Expected out tensor to have dtype ",
