@@ -15,14 +15,40 @@ namespace {
 
 enum class Rows { Packed, InMemory };
 
-template <typename Lanes, int kCount, Rows kSource>
+// Takes sums of fewer columns than their vectors hold to C. Apart from multiply_rows() so that the
+// compiler keeps its sums in registers.
+template <typename Lanes, int kVectors>
+__attribute__((noinline)) void finish_columns(const PanelProduct& product,
+                                              const typename Lanes::Vector* sums) {
+  using Sum = typename Lanes::Sum;
+  const size_t bytes = product.columns * sizeof(Sum);
+  for (int row = 0; row < product.rows; ++row, sums += kVectors) {
+    Sum* c = static_cast<Sum*>(product.c) + row * product.c_stride;
+    typename Lanes::Vector line[kVectors] = {};
+    if (product.update == Update::Add) std::memcpy(line, c, bytes);
+    for (int v = 0; v < kVectors; ++v) {
+      line[v] = product.update == Update::Add ? sums[v] + line[v] : sums[v];
+    }
+    if constexpr (Lanes::kRounds) {
+      if (product.rounded) {
+        const auto rounded = Lanes::round(line[0], line[kVectors - 1]);
+        std::memcpy(product.rounded + row * product.rounded_stride, &rounded,
+                    product.columns * sizeof(uint16_t));
+        continue;
+      }
+    }
+    std::memcpy(c, line, bytes);
+  }
+}
+
+// kCount rows times kVectors vectors of columns: one, where the others would hold no column of C.
+template <typename Lanes, int kCount, int kVectors, Rows kSource>
 void multiply_rows(const PanelProduct& product) {
   using Step = typename Lanes::Step;
   using Sum = typename Lanes::Sum;
   using Vector = typename Lanes::Vector;
   typedef Step StepVector __attribute__((vector_size(kVectorBytes)));
   constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Sum));
-  constexpr int kColumns = kColumnVectors * kWidth;
 
   const int64_t steps = (product.k + Lanes::kGroup - 1) / Lanes::kGroup;
   const auto* b = static_cast<const Step*>(product.b);
@@ -32,11 +58,11 @@ void multiply_rows(const PanelProduct& product) {
   const char* third[(kCount + 2) / 3];
   for (int i = 0; i < (kCount + 2) / 3; ++i) third[i] = a + 3 * i * row_bytes;
 
-  Vector sums[kCount][kColumnVectors] = {};
+  Vector sums[kCount][kVectors] = {};
   for (int64_t step = 0; step < steps; ++step) {
-    StepVector column[kColumnVectors];
+    StepVector column[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kColumnVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       std::memcpy(&column[v], b + v * kWidth, sizeof(StepVector));
     }
 #pragma GCC unroll 14
@@ -49,7 +75,7 @@ void multiply_rows(const PanelProduct& product) {
       }
       const StepVector everywhere = value - StepVector{};
 #pragma GCC unroll 2
-      for (int v = 0; v < kColumnVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         sums[row][v] = Lanes::multiply_add(everywhere, column[v], sums[row][v]);
       }
     }
@@ -59,67 +85,76 @@ void multiply_rows(const PanelProduct& product) {
 #pragma GCC unroll 5
       for (int i = 0; i < (kCount + 2) / 3; ++i) third[i] += sizeof(Step);
     }
-    b += kColumns;
+    b += kColumnVectors * kWidth;
   }
 
   auto* c = static_cast<Sum*>(product.c);
   const int64_t c_stride = product.c_stride;
-  const bool whole = product.columns == kColumns;
-  if (product.update == Update::Add && whole) {
-#pragma GCC unroll 14
-    for (int row = 0; row < kCount; ++row) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kColumnVectors; ++v) {
-        Vector before;
-        std::memcpy(&before, c + row * c_stride + v * kWidth, sizeof(before));
-        sums[row][v] += before;
-      }
-    }
-  } else if (product.update == Update::Add) {
-#pragma GCC unroll 14
-    for (int row = 0; row < kCount; ++row) {
-      Vector before[kColumnVectors] = {};
-      std::memcpy(before, c + row * c_stride, product.columns * sizeof(Sum));
-#pragma GCC unroll 2
-      for (int v = 0; v < kColumnVectors; ++v) sums[row][v] += before[v];
-    }
-  }
-  if constexpr (Lanes::kRounds) {
-    if (product.rounded) {
+  const bool add = product.update == Update::Add;
+  if (product.columns == kVectors * kWidth) {
+    if (add) {
 #pragma GCC unroll 14
       for (int row = 0; row < kCount; ++row) {
-        const auto rounded = Lanes::round(sums[row][0], sums[row][1]);
-        std::memcpy(product.rounded + row * product.rounded_stride, &rounded,
-                    whole ? sizeof(rounded) : product.columns * sizeof(uint16_t));
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          Vector before;
+          std::memcpy(&before, c + row * c_stride + v * kWidth, sizeof(before));
+          sums[row][v] += before;
+        }
       }
-      return;
     }
-  }
+    if constexpr (Lanes::kRounds) {
+      if (product.rounded) {
 #pragma GCC unroll 14
-  for (int row = 0; row < kCount; ++row) {
-    std::memcpy(c + row * c_stride, &sums[row],
-                whole ? sizeof(sums[row]) : product.columns * sizeof(Sum));
+        for (int row = 0; row < kCount; ++row) {
+          const auto rounded = Lanes::round(sums[row][0], sums[row][kVectors - 1]);
+          std::memcpy(product.rounded + row * product.rounded_stride, &rounded,
+                      kVectors * kWidth * sizeof(uint16_t));
+        }
+        return;
+      }
+    }
+#pragma GCC unroll 14
+    for (int row = 0; row < kCount; ++row) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        std::memcpy(c + row * c_stride + v * kWidth, &sums[row][v], sizeof(Vector));
+      }
+    }
+    return;
+  }
+
+  finish_columns<Lanes, kVectors>(product, &sums[0][0]);
+}
+
+template <typename Lanes, int kVectors, Rows kSource, int kCount = kRows>
+ACCEL_INLINE void choose_rows(const PanelProduct& product) {
+  if (product.rows == kCount) {
+    multiply_rows<Lanes, kCount, kVectors, kSource>(product);
+  } else if constexpr (kCount > 1) {
+    choose_rows<Lanes, kVectors, kSource, kCount - 1>(product);
   }
 }
 
-template <typename Lanes, Rows kSource, int kCount = kRows>
-ACCEL_INLINE void choose_rows(const PanelProduct& product) {
-  if (product.rows == kCount) {
-    multiply_rows<Lanes, kCount, kSource>(product);
-  } else if constexpr (kCount > 1) {
-    choose_rows<Lanes, kSource, kCount - 1>(product);
+template <typename Lanes, int kVectors>
+ACCEL_INLINE void choose_source(const PanelProduct& product) {
+  if constexpr (Lanes::kReadsRows) {
+    if (product.a_row_bytes != 0) {
+      choose_rows<Lanes, kVectors, Rows::InMemory>(product);
+      return;
+    }
   }
+  choose_rows<Lanes, kVectors, Rows::Packed>(product);
 }
 
 template <typename Lanes>
 void multiply(const PanelProduct& product) {
-  if constexpr (Lanes::kReadsRows) {
-    if (product.a_row_bytes != 0) {
-      choose_rows<Lanes, Rows::InMemory>(product);
-      return;
-    }
+  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(typename Lanes::Sum));
+  if (product.columns <= kWidth) {
+    choose_source<Lanes, 1>(product);
+  } else {
+    choose_source<Lanes, 2>(product);
   }
-  choose_rows<Lanes, Rows::Packed>(product);
 }
 
 #if defined(__AVX512F__)
@@ -248,7 +283,8 @@ void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, S
   if (done < steps) place_k_scalar<Width>(source, lane_bytes, lanes, done, steps, packed, pitch);
 }
 
-// Lanes are contiguous for one k.
+// Lanes are contiguous for one k. A panel of A is never full (14 of 16 lanes), so lanes that are
+// not there are masked rather than left to a scalar loop.
 template <int Width, typename Step>
 void place_lanes(const Step* source, int64_t k_stride, int lanes, int64_t steps, Step* packed) {
   if (lanes == Width) {
@@ -257,12 +293,27 @@ void place_lanes(const Step* source, int64_t k_stride, int lanes, int64_t steps,
     }
     return;
   }
+#if defined(__AVX512F__)
+  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Step));
+  for (int first = 0; first < Width; first += kWidth) {
+    const int count = lanes > first ? lanes - first : 0;
+    const uint32_t mask = count >= kWidth ? (1u << kWidth) - 1 : (1u << count) - 1;
+    for (int64_t step = 0; step < steps; ++step) {
+      const Step* from = source + step * k_stride + first;
+      const __m512i line = sizeof(Step) == 4
+                               ? _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), from)
+                               : _mm512_maskz_loadu_epi64(static_cast<__mmask8>(mask), from);
+      _mm512_storeu_si512(packed + step * Width + first, line);
+    }
+  }
+#else
   for (int64_t step = 0; step < steps; ++step) {
     for (int lane = 0; lane < lanes; ++lane) {
       packed[step * Width + lane] = source[step * k_stride + lane];
     }
     for (int lane = lanes; lane < Width; ++lane) packed[step * Width + lane] = 0;
   }
+#endif
 }
 
 // Two rows of 16-bit values become one row of pairs.
@@ -272,13 +323,20 @@ void place_pairs(const uint16_t* source, int64_t k_stride, int lanes, int64_t k,
   for (int64_t i = 0; i < k; i += 2, packed += Width) {
     const uint16_t* even = source + i * k_stride;
     const uint16_t* odd = i + 1 < k ? even + k_stride : kZeros;
-    const auto pair = [&](int lane) { return even[lane] | static_cast<uint32_t>(odd[lane]) << 16; };
-    if (lanes == Width) {
-      for (int lane = 0; lane < Width; ++lane) packed[lane] = pair(lane);
-    } else {
-      for (int lane = 0; lane < lanes; ++lane) packed[lane] = pair(lane);
-      for (int lane = lanes; lane < Width; ++lane) packed[lane] = 0;
+#if defined(__AVX512F__)
+#pragma GCC unroll 4
+    for (int first = 0; first < Width; first += 16) {
+      const int count = lanes > first ? lanes - first : 0;
+      const auto mask = static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << count) - 1);
+      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, even + first));
+      const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, odd + first));
+      _mm512_storeu_si512(packed + first, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
+#else
+    for (int lane = 0; lane < Width; ++lane) {
+      packed[lane] = lane < lanes ? even[lane] | static_cast<uint32_t>(odd[lane]) << 16 : 0;
+    }
+#endif
   }
 }
 

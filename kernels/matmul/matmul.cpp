@@ -45,10 +45,10 @@ constexpr int64_t kChunkWork = 1 << 20;
 constexpr int64_t kVectorWork = 1 << 15, kVectorBlock = 256;
 // Tiles of C: 256 columns are what an epilogue tile takes, and 64 × 256 sums stay in the second
 // level cache together with a block of A and B.
-constexpr int kTileRows = 64, kTileColumns = 256;
+constexpr int kTileRows = 128, kTileColumns = 256;
 // Packed panels that the team shares are made for at most this much of A and of B, so that they
 // stay in the last level cache, and for this many bytes of one lane.
-constexpr int64_t kSharedBytes = 4 << 20, kSharedLaneBytes = 8 << 10;
+constexpr int64_t kSharedBytes = 8 << 20, kSharedLaneBytes = 8 << 10;
 constexpr int64_t kSharedLanes = 512;
 
 // Rows this far apart share a set of the first level cache, which has fewer ways than a panel rows.
@@ -416,10 +416,12 @@ class BlockedProduct {
         }
       });
     }
+    // Tiles of the same columns follow each other: their block of B stays in the second level
+    // cache.
     const int64_t tiles = row_tiles_.size() * column_tiles_.size();
     for_chunks(team_, tiles, [&](int64_t tile) {
-      run_tile_of_c(row_tiles_.begin + tile / column_tiles_.size(),
-                    column_tiles_.begin + tile % column_tiles_.size());
+      run_tile_of_c(row_tiles_.begin + tile % row_tiles_.size(),
+                    column_tiles_.begin + tile / row_tiles_.size());
       if (engine_.release) engine_.release();
     });
   }

@@ -109,14 +109,21 @@ void add_columns(const Value* a, int64_t k_stride, int rows, const Value* x, int
   }
 }
 
-template <typename Value>
-Value sum_of_lanes(const Value* lanes, int64_t stride) {
-  Value sums[kLanes];
-  for (int l = 0; l < kLanes; ++l) sums[l] = lanes[l * stride];
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) sums[l] = add(sums[l], sums[l + half]);
+// Adds n values pairwise: the second half to the first, until one is left.
+template <int n, typename Sum>
+ACCEL_INLINE Sum sum_of_lanes(const Sum* lanes) {
+  if constexpr (n == 2) {
+    return lanes[0] + lanes[1];
+  } else {
+    typedef Sum Half __attribute__((vector_size(n / 2 * sizeof(Sum))));
+    Half first, second;
+    std::memcpy(&first, lanes, sizeof(Half));
+    std::memcpy(&second, lanes + n / 2, sizeof(Half));
+    first += second;
+    Sum rest[n / 2];
+    std::memcpy(rest, &first, sizeof(rest));
+    return sum_of_lanes<n / 2>(rest);
   }
-  return sums[0];
 }
 
 template <typename Value>
@@ -158,7 +165,10 @@ void rows_times_vector(const PanelSource& a, DType compute, int64_t begin, int64
         add_rows<kRows>(values, x + from, count, lanes);
       }
     }
-    for (int row = 0; row < rows; ++row) y[first + row - begin] = sum_of_lanes(lanes[row], 1);
+    for (int row = 0; row < rows; ++row) {
+      using Sum = typename ChooseLanes<Value>::Type::Sum;
+      y[first + row - begin] = sum_of_lanes<kLanes>(reinterpret_cast<const Sum*>(lanes[row]));
+    }
   }
 }
 
@@ -185,9 +195,12 @@ void columns_times_vector(const PanelSource& a, DType compute, int64_t begin, in
         add_columns(piece, kRowBlock, rows, x + from, count, sums);
       }
     }
-    for (int row = 0; row < rows; ++row) {
-      y[first + row - begin] = sum_of_lanes(&sums[0][row], kRowBlock);
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) {
+        for (int row = 0; row < rows; ++row) sums[l][row] = add(sums[l][row], sums[l + half][row]);
+      }
     }
+    std::memcpy(y + first - begin, sums[0], rows * sizeof(Value));
   }
 }
 
