@@ -474,26 +474,16 @@ struct TileRange {
 // The mask of a tile, [key][query], in base-2 logarithms: added to the scores.
 enum class MaskEffect : uint8_t { None, Some, All };
 
-// One row of a mask, `count` keys from the tile's first on, in base-2 logarithms.
+// One row of a mask as numbers to add, in base e.
 template <class Real>
 inline void load_mask_row(Real* to, const Rows& from, int64_t row, int count) {
+  if (from.dtype != DType::Bool) return load_row<Real>(to, from, row, count);
   constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
-  constexpr Real kLowest = std::numeric_limits<Real>::lowest();
-  if (from.dtype == DType::Bool) {
-    const uint8_t* keep = reinterpret_cast<const uint8_t*>(from.at(row).data);
-    if (from.column_stride == 1) {
-      for (int j = 0; j < count; ++j) to[j] = keep[j] ? Real{0} : -kInfinity;
-    } else {
-      for (int j = 0; j < count; ++j) to[j] = keep[j * from.column_stride] ? Real{0} : -kInfinity;
-    }
-    return;
-  }
-  load_row<Real>(to, from, row, count);
-  // A finite mask stays finite: rows hidden by the most negative number everywhere are uniform, as
-  // they are where the scores are computed in base e.
-  for (int j = 0; j < count; ++j) {
-    const Real scaled = to[j] * static_cast<Real>(kLog2E);
-    to[j] = scaled < kLowest && to[j] >= kLowest ? kLowest : scaled;
+  const uint8_t* keep = reinterpret_cast<const uint8_t*>(from.at(row).data);
+  if (from.column_stride == 1) {
+    for (int j = 0; j < count; ++j) to[j] = keep[j] ? Real{0} : -kInfinity;
+  } else {
+    for (int j = 0; j < count; ++j) to[j] = keep[j * from.column_stride] ? Real{0} : -kInfinity;
   }
 }
 
@@ -504,6 +494,7 @@ inline MaskEffect load_mask(Real* to, Real* rows, const Rows& mask, const TileRa
   using V = Vector<Real>;
   constexpr int kN = kLanes<Real>;
   const V nothing = broadcast(-std::numeric_limits<Real>::infinity());
+  const V lowest = broadcast(std::numeric_limits<Real>::lowest());
   Rows part = mask.at(tile.first_query);
   part.data += tile.first_key * part.column_stride * size_of(part.dtype);
   const int keys = static_cast<int>(round_up(tile.keys, kN));
@@ -518,6 +509,11 @@ inline MaskEffect load_mask(Real* to, Real* rows, const Rows& mask, const TileRa
       const V value = load(row + j);
       hidden |= value != V{};
       kept |= value != nothing;
+      // To base 2. A finite mask stays finite: rows hidden by the most negative number everywhere
+      // are uniform, as they are where the scores are computed in base e.
+      V scaled = value * broadcast(static_cast<Real>(kLog2E));
+      scaled = scaled < lowest ? lowest : scaled;
+      store(row + j, value == nothing ? nothing : scaled);
     }
   }
   if (!any_lane(kept)) return MaskEffect::All;
