@@ -50,8 +50,10 @@ class Recording {
   explicit Recording(Opcode opcode) : opcode_(opcode) {}
 
   Recording& output(const Tensor& tensor) { return add(tensor, outputs_); }
-  Recording& input(const Tensor& tensor) { return add(tensor, inputs_); }
   // Undefined tensors and empty options become absent Views.
+  Recording& input(const Tensor& tensor) {
+    return tensor.defined() ? add(tensor, inputs_) : no_input();
+  }
   Recording& input(const OptionalTensor& tensor);
   // The Tensor broadcast to sizes.
   Recording& input(const Tensor& tensor, IntArrayRef sizes);
