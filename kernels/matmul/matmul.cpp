@@ -354,26 +354,37 @@ class BlockedProduct {
     return round_up(k, engine_.k_group) * engine_.columns * engine_.packed_size;
   }
 
-  // Packs the parts of one panel for a range of k, block by block, `part_bytes` apart.
-  void pack_a(int64_t panel, Range k, char* packed, int64_t part_bytes) const {
-    for (int part = 0; part < blocking_.parts; ++part, packed += part_bytes) {
-      for (int64_t from = k.begin; from < k.end; from += blocking_.k_block) {
-        engine_.pack_rows(advance(a_, first_row(panel), from), args_.compute,
-                          static_cast<Part>(part), rows_of_panel(panel),
-                          std::min(blocking_.k_block, k.end - from),
-                          packed + a_bytes(from - k.begin));
-      }
+  Range block_of_k(int64_t from) const {
+    return {from, std::min(from + blocking_.k_block, k_.end)};
+  }
+
+  // Packs all parts of one panel for a block of k.
+  void pack_a(int64_t panel, Range k, char* packed) const {
+    for (int part = 0; part < blocking_.parts; ++part, packed += a_bytes(k.size())) {
+      engine_.pack_rows(advance(a_, first_row(panel), k.begin), args_.compute,
+                        static_cast<Part>(part), rows_of_panel(panel), k.size(), packed);
     }
   }
-  void pack_b(int64_t panel, Range k, char* packed, int64_t part_bytes) const {
-    for (int part = 0; part < blocking_.parts; ++part, packed += part_bytes) {
-      for (int64_t from = k.begin; from < k.end; from += blocking_.k_block) {
-        engine_.pack_columns(advance(b_, panel * engine_.columns, from), args_.compute,
-                             static_cast<Part>(part), columns_of_panel(panel),
-                             std::min(blocking_.k_block, k.end - from),
-                             packed + b_bytes(from - k.begin));
-      }
+  void pack_b(int64_t panel, Range k, char* packed) const {
+    for (int part = 0; part < blocking_.parts; ++part, packed += b_bytes(k.size())) {
+      engine_.pack_columns(advance(b_, panel * engine_.columns, k.begin), args_.compute,
+                           static_cast<Part>(part), columns_of_panel(panel), k.size(), packed);
     }
+  }
+
+  // Where the team's packed panels are: blocks of k outermost, so that the panels a tile multiplies
+  // at a time are contiguous. Far apart at a power of two they would share sets of the caches.
+  char* shared_a(int64_t panel, Range k) const {
+    const Range panels = row_panels(row_tiles_);
+    return shared_a_ + (panels.size() * a_bytes(k.begin - k_.begin) +
+                        (panel - panels.begin) * a_bytes(k.size())) *
+                           blocking_.parts;
+  }
+  char* shared_b(int64_t panel, Range k) const {
+    const Range panels = column_panels(column_tiles_);
+    return shared_b_ + (panels.size() * b_bytes(k.begin - k_.begin) +
+                        (panel - panels.begin) * b_bytes(k.size())) *
+                           blocking_.parts;
   }
 
   void run_piece(bool pack_rows) {
@@ -405,13 +416,14 @@ class BlockedProduct {
       const int64_t panels = a_chunks + b_chunks;
       for_chunks(team_, divide_up(panels, group), [&](int64_t chunk) {
         for (int64_t i = chunk * group; i < std::min(panels, (chunk + 1) * group); ++i) {
-          if (i < a_chunks) {
-            pack_a(rows.begin + i, k_, shared_a_ + i * a_bytes(k_.size()) * blocking_.parts,
-                   a_bytes(k_.size()));
-          } else {
-            const int64_t j = i - a_chunks;
-            pack_b(columns.begin + j, k_, shared_b_ + j * b_bytes(k_.size()) * blocking_.parts,
-                   b_bytes(k_.size()));
+          for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
+            const Range k = block_of_k(from);
+            if (i < a_chunks) {
+              pack_a(rows.begin + i, k, shared_a(rows.begin + i, k));
+            } else {
+              const int64_t column = columns.begin + i - a_chunks;
+              pack_b(column, k, shared_b(column, k));
+            }
           }
         }
       });
@@ -472,29 +484,24 @@ class BlockedProduct {
                       : nullptr;
     char* own_b = own_a + own_a_bytes;
 
-    // Where a panel's block starts, and how far apart its parts and the panels are.
-    const Range all_rows = row_panels(row_tiles_), all_columns = column_panels(column_tiles_);
-    const int64_t a_part = blocking_.share_a ? a_bytes(k_.size()) : block_a;
-    const int64_t b_part = blocking_.share_b ? b_bytes(k_.size()) : block_b;
     const int products = blocking_.parts == 1 ? 1 : 3;
     for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
-      const Range k{from, std::min(from + blocking_.k_block, k_.end)};
+      const Range k = block_of_k(from);
+      const int64_t a_part = a_bytes(k.size()), b_part = b_bytes(k.size());
       const char* block_of_a = own_a;
       if (blocking_.share_a) {
-        block_of_a = shared_a_ + (rows.begin - all_rows.begin) * a_part * blocking_.parts +
-                     a_bytes(from - k_.begin);
+        block_of_a = shared_a(rows.begin, k);
       } else if (!reads_rows_) {
         for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
-          pack_a(panel, k, own_a + (panel - rows.begin) * a_part * blocking_.parts, a_part);
+          pack_a(panel, k, own_a + (panel - rows.begin) * a_part * blocking_.parts);
         }
       }
       for (int64_t column = columns.begin; column < columns.end; ++column) {
         const char* b = own_b;
         if (blocking_.share_b) {
-          b = shared_b_ + (column - all_columns.begin) * b_part * blocking_.parts +
-              b_bytes(from - k_.begin);
+          b = shared_b(column, k);
         } else {
-          pack_b(column, k, own_b, b_part);
+          pack_b(column, k, own_b);
         }
         for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
           const int64_t row = first_row(panel) - region.row;
