@@ -23,6 +23,7 @@ struct ColumnProgram {
   const Engine& engine;
   const Program& program;
   const Scalar* scalars;
+  const Prepared prepared;
   Dims reduced, kept;
   int64_t rows, columns;  // reduced and kept elements
   int64_t width;          // of a slab: columns along the last kept dimension
@@ -72,17 +73,16 @@ struct ColumnWorkspace : Workspace {
   ColumnState states[kMaxSlots][kGroup];
 
   explicit ColumnWorkspace(const ColumnProgram& column_program)
-      : Workspace(column_program.engine, column_program.program, column_program.scalars) {}
+      : Workspace(column_program.engine, column_program.program, column_program.prepared,
+                  column_program.scalars) {}
 };
 
 // The phase over elements for rows [begin, end) of some slabs; totals of slot s go to
 // partials[s * columns + column].
-void reduce_rows(const ColumnProgram& column_program, const Phase& phase, int64_t begin,
-                 int64_t end, const Slab* slabs, int slab_count, Total* partials) {
+void reduce_rows(const ColumnProgram& column_program, int phase, int64_t begin, int64_t end,
+                 const Slab* slabs, int slab_count, Total* partials) {
   ColumnWorkspace work(column_program);
-  const Engine& engine = column_program.engine;
   const Dims& reduced = column_program.reduced;
-  const Instruction* code = column_program.program.code.data();
   int widest = 1;
   for (int g = 0; g < slab_count; ++g) {
     widest = std::max(widest, slabs[g].columns);
@@ -114,7 +114,7 @@ void reduce_rows(const ColumnProgram& column_program, const Phase& phase, int64_
       work.frame.row_length = slab.columns;
       work.frame.linear_index = row * column_program.columns + slab.first;
       work.frame.column_index = slab.column;
-      engine.interpret(code + phase.begin, code + phase.end, work.frame);
+      work.run_steps(column_program.prepared.begin(phase), column_program.prepared.end(phase));
     }
     row += rows;
     if (last < 0) continue;
@@ -144,6 +144,7 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   ColumnProgram column_program{engine,
                                program,
                                scalars,
+                               prepare(engine, program),
                                make_dims(space, operands, count, 0, reduced_dims, LastDim::Merges),
                                make_dims(space, operands, count, reduced_dims, space.dims,
                                          stays ? LastDim::Stays : LastDim::Merges),
@@ -166,8 +167,9 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   Total* partials = static_cast<Total*>(
       scratch(ScratchSlot::A, sizeof(Total) * std::max<int64_t>(1, row_groups * partial_stride)));
 
-  for (const Phase& phase : program.phases) {
-    if (phase.over == Over::Kept) continue;
+  const int phases = static_cast<int>(program.phases.size());
+  for (int phase = 0; phase < phases; ++phase) {
+    if (program.phases[phase].over == Over::Kept) continue;
     parallel_for(row_groups * slab_groups, [&](int64_t task) {
       const int64_t row_group = task / slab_groups, first_slab = task % slab_groups * kGroup;
       const int slab_count = static_cast<int>(std::min<int64_t>(kGroup, slabs - first_slab));
@@ -180,7 +182,7 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   }
 
   parallel_for((slabs + kTaskSlabs - 1) / kTaskSlabs, [&](int64_t task) {
-    Workspace work(engine, program, scalars);
+    Workspace work(engine, program, column_program.prepared, scalars);
     alignas(64) char slots[kMaxSlots][kRegisterBytes];
     const int64_t end = std::min(slabs, (task + 1) * kTaskSlabs);
     for (int64_t number = task * kTaskSlabs; number < end; ++number) {
@@ -199,10 +201,9 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
       work.frame.linear_index = slab.first;
       work.frame.linear_stride = slab.columns;
       work.frame.column_index = slab.column;
-      for (const Phase& phase : program.phases) {
-        if (phase.over != Over::Kept) continue;
-        engine.interpret(program.code.data() + phase.begin, program.code.data() + phase.end,
-                         work.frame);
+      for (int phase = 0; phase < phases; ++phase) {
+        if (program.phases[phase].over != Over::Kept) continue;
+        work.run_steps(column_program.prepared.begin(phase), column_program.prepared.end(phase));
       }
     }
   });

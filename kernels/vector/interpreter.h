@@ -55,7 +55,12 @@ struct Frame {
   // had nothing to convert and no padding is read. `borrowed` has a bit for each of the latter.
   uint32_t borrowed = 0;
   const void* source[kMaxRegisters];
-  char* registers = nullptr;  // kMaxRegisters * kRegisterBytes, 64-byte aligned
+  char* place[kMaxRegisters];
+
+  // `registers`: kMaxRegisters * kRegisterBytes, 64-byte aligned.
+  void set_registers(char* registers) {
+    for (int r = 0; r < kMaxRegisters; ++r) place[r] = registers + r * kRegisterBytes;
+  }
 
   void set_shape(int new_rows, int new_columns) {
     rows = new_rows;
@@ -66,6 +71,31 @@ struct Frame {
 };
 
 using Kernel = void (*)(const Instruction&, Frame&);
+
+// An instruction made ready by prepare(): its kernel found, perhaps two instructions in one.
+struct Step {
+  Kernel kernel;
+  Instruction instruction;
+  // The operand that the next step stores the result into, where that allows to write it there at
+  // once; -1 elsewhere.
+  int16_t aim = -1;
+};
+
+// Pairs of F32 instructions that have a kernel of their own: the first's result t is used by the
+// second only, and stays in a vector register. Their instruction's a, b and c are the first's
+// operands, `index` is x, the second's other operand; c is y where the second is MulAdd.
+enum class First : uint8_t { Add, Sub, Mul, MulAdd };
+enum class Second : uint8_t {
+  Add,      // t + x
+  Sub,      // t - x
+  SubFrom,  // x - t
+  Mul,      // t * x
+  MulAdd,   // t * x + y
+  AddTo,    // x * y + t
+  RoundBF16,
+  RoundF16,
+};
+inline constexpr int kFirsts = 4, kSeconds = 8;
 
 inline constexpr int kOps = static_cast<int>(Op::ReduceAll) + 1;
 inline constexpr int kLanes = 4;
@@ -98,7 +128,9 @@ struct Engine {
   Kernel loads[kDTypes][kLanes];  // by the operand's dtype
   Kernel stores[kDTypes][kLanes];
   Reducer reducers[kReductions][kLanes];
+  Kernel pairs[kFirsts][kSeconds];
   void (*interpret)(const Instruction* begin, const Instruction* end, Frame& frame);
+  void (*execute)(const Step* begin, const Step* end, Frame& frame);
 
   void set(Op op, Lane lane, Kernel kernel) {
     kernels[static_cast<int>(op)][static_cast<int>(lane)] = kernel;
@@ -138,6 +170,7 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   void add_logic_kernels(vector::Engine& engine);      \
   void add_convert_kernels(vector::Engine& engine);    \
   void add_reduce_kernels(vector::Engine& engine);     \
+  void add_pair_kernels(vector::Engine& engine);       \
   }
 ACCEL_VECTOR_FAMILIES(portable)
 ACCEL_VECTOR_FAMILIES(avx2)

@@ -1,7 +1,9 @@
-// The interpreter's loop. Each instruction is one indirect call over a whole tile.
+// The interpreter's loops. Each instruction is one indirect call over a whole tile.
 #include "kernels/vector/kernel.h"
 
 namespace accel::kernels::ACCEL_ISA {
+
+using vector::Step;
 
 static void interpret(const Instruction* begin, const Instruction* end, Frame& frame) {
   const Engine& engine = *frame.engine;
@@ -10,6 +12,38 @@ static void interpret(const Instruction* begin, const Instruction* end, Frame& f
   }
 }
 
-void add_interpreter(Engine& engine) { engine.interpret = interpret; }
+// Runs a step whose result the next one stores, straight into the operand. False, with nothing
+// done, where the operand is not contiguous or padding would be written.
+static bool execute_into_operand(const Step& step, Frame& frame) {
+  const TileOperand& operand = frame.operands[step.aim];
+  constexpr int64_t kSize = sizeof(float);
+  if (frame.count != frame.padded || operand.column_stride != kSize || frame.columns == 1 ||
+      (frame.rows != 1 && operand.row_stride != frame.columns * kSize)) {
+    return false;
+  }
+  keep_borrowed(frame, operand.data, frame.count * kSize);
+  char*& place = frame.place[step.instruction.dst];
+  char* const home = place;
+  place = operand.data;
+  step.kernel(step.instruction, frame);
+  place = home;
+  frame.borrowed |= 1u << step.instruction.dst;
+  return true;
+}
+
+static void execute(const Step* begin, const Step* end, Frame& frame) {
+  for (const Step* step = begin; step != end; ++step) {
+    if (step->aim >= 0 && execute_into_operand(*step, frame)) {
+      ++step;
+      continue;
+    }
+    step->kernel(step->instruction, frame);
+  }
+}
+
+void add_interpreter(Engine& engine) {
+  engine.interpret = interpret;
+  engine.execute = execute;
+}
 
 }  // namespace accel::kernels::ACCEL_ISA

@@ -26,10 +26,19 @@ ACCEL_INLINE const Element* in(const Frame& frame, uint8_t source) {
 // processed in place.
 template <class Element>
 ACCEL_INLINE Element* out(Frame& frame, uint8_t target) {
-  char* place = frame.registers + target * vector::kRegisterBytes;
+  char* place = frame.place[target];
   frame.source[target] = place;
   frame.borrowed &= ~(1u << target);
   return reinterpret_cast<Element*>(place);
+}
+
+// A register that lies in the memory about to be overwritten gets its values into its own place.
+ACCEL_INLINE void keep_borrowed(Frame& frame, const char* data, int64_t bytes) {
+  for (uint32_t left = frame.borrowed; left != 0; left &= left - 1) {
+    const int borrower = __builtin_ctz(left);
+    if (frame.source[borrower] != data) continue;
+    std::memcpy(out<char>(frame, static_cast<uint8_t>(borrower)), data, bytes);
+  }
 }
 
 // Like in(), for kernels whose result has another size: if `target` is the same register, a copy.

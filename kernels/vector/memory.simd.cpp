@@ -126,16 +126,6 @@ void load_operand(const Instruction& instruction, Frame& frame) {
   }
 }
 
-// A register that lies in the memory about to be overwritten gets its values into its own place.
-void keep_borrowed(Frame& frame, const char* data, int64_t bytes) {
-  for (uint32_t left = frame.borrowed; left != 0; left &= left - 1) {
-    const int borrower = __builtin_ctz(left);
-    if (frame.source[borrower] != data) continue;
-    const void* from = frame.source[borrower];
-    std::memcpy(out<char>(frame, static_cast<uint8_t>(borrower)), from, bytes);
-  }
-}
-
 template <Lane lane, class Memory>
 void store_operand(const Instruction& instruction, Frame& frame) {
   using Element = ElementOf<lane>;

@@ -63,8 +63,8 @@ int crossing_dim(const Program& program, const Dims& dims) {
 }
 
 // Square tiles over the last dimension and `cross`, all other dimensions outside.
-void run_blocks(const Engine& engine, const Program& program, const Dims& dims, char* const* base,
-                const Scalar* scalars, int cross) {
+void run_blocks(const Engine& engine, const Program& program, const Prepared& prepared,
+                const Dims& dims, char* const* base, const Scalar* scalars, int cross) {
   const int last = dims.count - 1;
   int64_t sides[kMaxDims];
   std::fill_n(sides, dims.count, 1);
@@ -81,9 +81,8 @@ void run_blocks(const Engine& engine, const Program& program, const Dims& dims, 
     step *= dims.sizes[d];
   }
   constexpr int64_t kTaskBlocks = kTaskElements / (kBlockSide * kBlockSide);
-  const Instruction* code = program.code.data();
   parallel_for((all_blocks + kTaskBlocks - 1) / kTaskBlocks, [&](int64_t task) {
-    Workspace work(engine, program, scalars);
+    Workspace work(engine, program, prepared, scalars);
     for (int o = 0; o < dims.operands; ++o) {
       work.operands[o].row_stride = dims.strides[cross][o];
       work.operands[o].column_stride = dims.last_stride(o);
@@ -106,7 +105,7 @@ void run_blocks(const Engine& engine, const Program& program, const Dims& dims, 
       work.frame.linear_index = linear;
       work.frame.linear_stride = linear_step[cross];
       work.frame.column_index = index[last];
-      engine.interpret(code, code + program.code.size(), work.frame);
+      work.run_steps(prepared.begin(0), prepared.end(0));
     }
   });
 }
@@ -131,15 +130,15 @@ void run_pointwise(const Engine& engine, const Program& program, const Space& sp
   for (int o = 0; o < count; ++o) base[o] = operands[o].data;
 
   const int64_t elements = dims.elements();
+  const Prepared prepared = prepare(engine, program);
   const int cross = crossing_dim(program, dims);
   if (cross >= 0 && elements > 0) {
-    return run_blocks(engine, program, dims, base, scalars, cross);
+    return run_blocks(engine, program, prepared, dims, base, scalars, cross);
   }
-  const Instruction* code = program.code.data();
   parallel_for((elements + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    Workspace work(engine, program, scalars);
-    run_pieces(engine, work.frame, work.operands, code, code + program.code.size(), dims, base,
-               task * kTaskElements, std::min(elements, (task + 1) * kTaskElements), 0);
+    Workspace work(engine, program, prepared, scalars);
+    work.run_elements(prepared.begin(0), prepared.end(0), dims, base, task * kTaskElements,
+                      std::min(elements, (task + 1) * kTaskElements), 0);
   });
 }
 

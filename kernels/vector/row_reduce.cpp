@@ -29,17 +29,18 @@ struct RowProgram {
   const Engine& engine;
   const Program& program;
   const Scalar* scalars;
+  const Prepared prepared;
   Dims kept, reduced;
   int64_t rows, length;  // kept and reduced elements
   char* base[kMaxOperands];
   Op reductions[kMaxSlots];
 
   int operands() const { return kept.operands; }
+  int phases() const { return static_cast<int>(program.phases.size()); }
   int slots() const { return static_cast<int>(program.slots.size()); }
   const Reducer& reducer(int slot) const {
     return engine.reducer(reductions[slot], program.slots[slot]);
   }
-  const Instruction* code() const { return program.code.data(); }
 };
 
 // A bit for each slot that the phase reduces into.
@@ -70,7 +71,8 @@ struct RowWorkspace : Workspace {
   RowState states[kMaxSlots][kBlockSide];
 
   explicit RowWorkspace(const RowProgram& row_program)
-      : Workspace(row_program.engine, row_program.program, row_program.scalars) {
+      : Workspace(row_program.engine, row_program.program, row_program.prepared,
+                  row_program.scalars) {
     for (int s = 0; s < kMaxSlots; ++s) {
       frame.slots[s] = slots[s];
       frame.row_states[s] = states[s];
@@ -79,9 +81,8 @@ struct RowWorkspace : Workspace {
 };
 
 // A phase over kept indices, for `count` of them that lie along the last kept dimension.
-void run_kept_phase(const RowProgram& row_program, Workspace& work, const Phase& phase,
-                    char* const* address, int64_t first_row, int64_t column, int slot_row,
-                    int count) {
+void run_kept_phase(const RowProgram& row_program, Workspace& work, int phase, char* const* address,
+                    int64_t first_row, int64_t column, int slot_row, int count) {
   for (int o = 0; o < row_program.operands(); ++o) {
     work.operands[o] = {address[o], 0, row_program.kept.last_stride(o)};
   }
@@ -92,13 +93,12 @@ void run_kept_phase(const RowProgram& row_program, Workspace& work, const Phase&
   work.frame.linear_index = first_row;
   work.frame.linear_stride = count;
   work.frame.column_index = column;
-  row_program.engine.interpret(row_program.code() + phase.begin, row_program.code() + phase.end,
-                               work.frame);
+  work.run_steps(row_program.prepared.begin(phase), row_program.prepared.end(phase));
 }
 
 // A phase over elements, for `count` whole rows that fit into tiles: no state between tiles.
-void run_short_rows(const RowProgram& row_program, Workspace& work, const Phase& phase,
-                    char* const* address, int64_t first_row, int count) {
+void run_short_rows(const RowProgram& row_program, Workspace& work, int phase, char* const* address,
+                    int64_t first_row, int count) {
   const int length = static_cast<int>(row_program.length);
   const int rows_per_tile = kTileElements / length;
   work.frame.reduce_into = ReduceInto::Slots;
@@ -113,8 +113,7 @@ void run_short_rows(const RowProgram& row_program, Workspace& work, const Phase&
     work.frame.set_shape(std::min(rows_per_tile, count - row), length);
     work.frame.slot_row = row;
     work.frame.linear_index = (first_row + row) * length;
-    row_program.engine.interpret(row_program.code() + phase.begin, row_program.code() + phase.end,
-                                 work.frame);
+    work.run_steps(row_program.prepared.begin(phase), row_program.prepared.end(phase));
     for (int o = 0; o < row_program.operands(); ++o) {
       work.operands[o].data += work.operands[o].row_stride * rows_per_tile;
     }
@@ -122,11 +121,11 @@ void run_short_rows(const RowProgram& row_program, Workspace& work, const Phase&
 }
 
 // The same for rows that take several tiles, `group` rows at a time.
-void run_long_rows(const RowProgram& row_program, RowWorkspace& work, const Phase& phase,
+void run_long_rows(const RowProgram& row_program, RowWorkspace& work, int phase,
                    char* const* address, int64_t first_row, int count, int group) {
-  const Instruction* begin = row_program.code() + phase.begin;
-  const Instruction* end = row_program.code() + phase.end;
-  const uint32_t slots = reduced_slots(row_program.program, phase);
+  const Step* begin = row_program.prepared.begin(phase);
+  const Step* end = row_program.prepared.end(phase);
+  const uint32_t slots = reduced_slots(row_program.program, row_program.program.phases[phase]);
   work.frame.reduce_into = ReduceInto::RowStates;
   for (int row = 0; row < count; row += group) {
     const int rows = std::min(group, count - row);
@@ -140,8 +139,8 @@ void run_long_rows(const RowProgram& row_program, RowWorkspace& work, const Phas
     }
     const int64_t linear = (first_row + row) * row_program.length;
     if (group == 1) {
-      run_pieces(row_program.engine, work.frame, work.operands, begin, end, row_program.reduced,
-                 row_address, 0, row_program.length, linear);
+      work.run_elements(begin, end, row_program.reduced, row_address, 0, row_program.length,
+                        linear);
     } else {
       work.frame.linear_stride = row_program.length;
       for (int64_t column = 0; column < row_program.length; column += kBlockSide) {
@@ -156,7 +155,7 @@ void run_long_rows(const RowProgram& row_program, RowWorkspace& work, const Phas
         work.frame.row_length = columns;
         work.frame.linear_index = linear + column;
         work.frame.column_index = column;
-        row_program.engine.interpret(begin, end, work.frame);
+        work.run_steps(begin, end);
       }
     }
     for (int s = 0; s < row_program.slots(); ++s) {
@@ -188,8 +187,8 @@ void run_rows(const RowProgram& row_program, RowWorkspace& work, int64_t begin, 
     for (int s = 0; s < row_program.slots(); ++s) {
       row_program.reducer(s).fill_identity(work.slots[s], count);
     }
-    for (const Phase& phase : row_program.program.phases) {
-      if (phase.over == Over::Kept) {
+    for (int phase = 0; phase < row_program.phases(); ++phase) {
+      if (row_program.program.phases[phase].over == Over::Kept) {
         run_kept_phase(row_program, work, phase, address, begin, column, 0, count);
       } else if (length == 0) {
         continue;
@@ -216,8 +215,8 @@ void run_by_chunks(const RowProgram& row_program) {
   for (int s = 0; s < row_program.slots(); ++s) {
     row_program.reducer(s).fill_identity(main_work.slots[s], static_cast<int>(rows));
   }
-  for (const Phase& phase : program.phases) {
-    if (phase.over == Over::Kept) {
+  for (int phase = 0; phase < row_program.phases(); ++phase) {
+    if (program.phases[phase].over == Over::Kept) {
       for_each_piece(row_program.kept, 0, rows, [&](const Piece& piece) {
         // Pieces of several rows are taken row by row: a phase's registers follow one dimension.
         Piece run = piece;
@@ -248,14 +247,14 @@ void run_by_chunks(const RowProgram& row_program) {
       work.frame.reduce_into = ReduceInto::RowStates;
       work.frame.slot_row = static_cast<int>(row);
       const int64_t begin = first_chunk * kChunkElements;
-      run_pieces(row_program.engine, work.frame, work.operands, row_program.code() + phase.begin,
-                 row_program.code() + phase.end, row_program.reduced, address, begin,
-                 std::min(length, begin + kTaskElements), row * length);
+      work.run_elements(row_program.prepared.begin(phase), row_program.prepared.end(phase),
+                        row_program.reduced, address, begin,
+                        std::min(length, begin + kTaskElements), row * length);
       for (int s = 0; s < row_program.slots(); ++s) {
         if (work.states[s][0].position != 0) row_program.reducer(s).flush_row(work.states[s][0]);
       }
     });
-    const uint32_t slots = reduced_slots(program, phase);
+    const uint32_t slots = reduced_slots(program, program.phases[phase]);
     for (int s = 0; s < row_program.slots(); ++s) {
       if (slots >> s & 1) {
         row_program.reducer(s).combine(partials + s * rows * chunks, chunks, 1, chunks,
@@ -274,6 +273,7 @@ void run_row_reduce(const Engine& engine, const Program& program, const Space& s
       engine,
       program,
       scalars,
+      prepare(engine, program),
       make_dims(space, operands, count, 0, space.kept, last_dim(program, Over::Kept)),
       make_dims(space, operands, count, space.kept, space.dims, last_dim(program, Over::Elements)),
       0,

@@ -16,7 +16,7 @@ Engine make_engine(Families... families) {
 #define ACCEL_ENGINE(isa)                                                                     \
   make_engine(isa::add_interpreter, isa::add_memory_kernels, isa::add_position_kernels,       \
               isa::add_arithmetic_kernels, isa::add_function_kernels, isa::add_logic_kernels, \
-              isa::add_convert_kernels, isa::add_reduce_kernels)
+              isa::add_convert_kernels, isa::add_pair_kernels, isa::add_reduce_kernels)
 
 }  // namespace
 
@@ -65,7 +65,7 @@ void run_tile_on(const Engine& engine, const Program& program, const Tile& tile,
   frame.dtypes = program.operands.data();
   frame.operands = operands;
   frame.scalars = scalars;
-  frame.registers = registers;
+  frame.set_registers(registers);
   frame.set_shape(tile.rows, tile.columns);
   frame.linear_index = tile.linear_index;
   frame.linear_stride = tile.linear_stride;

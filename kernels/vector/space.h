@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/vector/interpreter.h"
+#include "kernels/vector/prepare.h"
 
 namespace accel::kernels::vector {
 
@@ -126,28 +127,6 @@ inline void locate(const Dims& dims, const int64_t* index, char* const* base, ch
   }
 }
 
-// Runs code on the elements [begin, end) of dims, piece by piece; all belong to one kept index. The
-// frame's linear_index counts from linear_base.
-inline void run_pieces(const Engine& engine, Frame& frame, TileOperand* operands,
-                       const Instruction* code_begin, const Instruction* code_end, const Dims& dims,
-                       char* const* base, int64_t begin, int64_t end, int64_t linear_base) {
-  char* address[kMaxOperands];
-  for (int o = 0; o < dims.operands; ++o) {
-    operands[o].column_stride = dims.last_stride(o);
-    operands[o].row_stride = dims.count > 1 ? dims.strides[dims.count - 2][o] : 0;
-  }
-  for_each_piece(dims, begin, end, [&](const Piece& piece) {
-    locate(dims, piece.index, base, address);
-    for (int o = 0; o < dims.operands; ++o) operands[o].data = address[o];
-    frame.set_shape(piece.rows, piece.columns);
-    frame.linear_index = linear_base + piece.first;
-    frame.linear_stride = piece.columns;
-    frame.column_index = piece.column;
-    frame.row_length = frame.count;
-    engine.interpret(code_begin, code_end, frame);
-  });
-}
-
 // The reduction behind each slot: the one that the code makes into it.
 inline void find_reductions(const Program& program, Op* reductions) {
   for (size_t s = 0; s < program.slots.size(); ++s) {
@@ -181,12 +160,60 @@ struct Workspace {
   TileOperand operands[kMaxOperands];
   Frame frame;
 
-  Workspace(const Engine& engine, const Program& program, const Scalar* scalars) {
+  Workspace(const Engine& engine, const Program& program, const Prepared& prepared,
+            const Scalar* scalars) {
     frame.engine = &engine;
     frame.dtypes = program.operands.data();
     frame.operands = operands;
     frame.scalars = scalars;
-    frame.registers = registers;
+    frame.set_registers(registers);
+    frame.set_shape(1, kTileElements);
+    run_steps(prepared.prologue.data(), prepared.prologue.data() + prepared.prologue.size());
+  }
+
+  void run_steps(const Step* begin, const Step* end) { frame.engine->execute(begin, end, frame); }
+
+  // Runs steps on the elements [first, last) of dims, piece by piece; all belong to one kept index.
+  // The frame's linear_index counts from linear_base.
+  void run_elements(const Step* begin, const Step* end, const Dims& dims, char* const* base,
+                    int64_t first, int64_t last, int64_t linear_base) {
+    for (int o = 0; o < dims.operands; ++o) {
+      operands[o].column_stride = dims.last_stride(o);
+      operands[o].row_stride = dims.count > 1 ? dims.strides[dims.count - 2][o] : 0;
+    }
+    if (dims.count == 1) return run_line(begin, end, dims, base, first, last, linear_base);
+    for_each_piece(dims, first, last, [&](const Piece& piece) {
+      char* address[kMaxOperands];
+      locate(dims, piece.index, base, address);
+      for (int o = 0; o < dims.operands; ++o) operands[o].data = address[o];
+      frame.set_shape(piece.rows, piece.columns);
+      frame.linear_index = linear_base + piece.first;
+      frame.linear_stride = piece.columns;
+      frame.column_index = piece.column;
+      frame.row_length = frame.count;
+      run_steps(begin, end);
+    });
+  }
+
+ private:
+  // The same for a single dimension, where the next tile is one step away.
+  void run_line(const Step* begin, const Step* end, const Dims& dims, char* const* base,
+                int64_t first, int64_t last, int64_t linear_base) {
+    const int64_t* strides = dims.strides[0];
+    for (int o = 0; o < dims.operands; ++o) operands[o].data = base[o] + first * strides[o];
+    frame.set_shape(1, kTileElements);
+    frame.row_length = kTileElements;
+    frame.linear_stride = kTileElements;
+    for (; first < last; first += kTileElements) {
+      if (last - first < kTileElements) {
+        frame.set_shape(1, static_cast<int>(last - first));
+        frame.row_length = frame.count;
+      }
+      frame.linear_index = linear_base + first;
+      frame.column_index = first;
+      run_steps(begin, end);
+      for (int o = 0; o < dims.operands; ++o) operands[o].data += strides[o] * kTileElements;
+    }
   }
 };
 

@@ -1,0 +1,244 @@
+// Turns programs into steps; see prepare.h. Plain C++: it runs once per launch.
+#include "kernels/vector/prepare.h"
+
+#include <cstddef>
+#include <utility>
+
+namespace accel::kernels::vector {
+
+namespace {
+
+// Which registers an instruction reads, one bit each of a, b and c.
+enum Reads : uint8_t { kNone = 0, kA = 1, kAB = 3, kABC = 7 };
+
+Reads reads(Op op) {
+  if (op <= Op::ColumnIndex) return op == Op::Store ? kA : kNone;
+  if (op == Op::Uniform || op == Op::RandomBits) return kNone;
+  if (op == Op::MulAdd || op == Op::Select) return kABC;
+  const bool binary = (op >= Op::Add && op <= Op::Fmax) || (op >= Op::BitAnd && op <= Op::BitXor) ||
+                      op == Op::ShiftLeft || op == Op::ShiftRight || (op >= Op::Eq && op <= Op::Ge);
+  return binary ? kAB : kA;
+}
+
+bool writes(Op op) { return op != Op::Store && !is_reduction(op); }
+
+// Whether a kernel writes its F32 result element by element, each from operands at the same place:
+// then the result may be an operand's memory, even that of its own operands.
+bool is_elementwise_f32(const Instruction& instruction) {
+  return instruction.lane == Lane::F32 &&
+         ((instruction.op >= Op::Add && instruction.op <= Op::RoundEven) ||
+          instruction.op == Op::Round || instruction.op == Op::Select ||
+          instruction.op == Op::Uniform);
+}
+
+bool is_f32(const Instruction& instruction, Op op) {
+  return instruction.op == op && instruction.lane == Lane::F32;
+}
+
+// A step with what the search for pairs asks of it.
+struct Node {
+  Step step;
+  uint32_t reads;  // a bit for each register
+  int writes;      // register, or -1
+  bool is_pair = false, is_gone = false;
+};
+
+class Preparation {
+ public:
+  Preparation(const Engine& engine, const Program& program) : engine_(engine), program_(program) {
+    uint32_t used = 0;
+    for (const Instruction& instruction : program.code) {
+      if (writes(instruction.op)) used |= 1u << instruction.dst;
+    }
+    free_ = ~used;
+    nodes_.reserve(program.code.size());
+    prepared_.steps.reserve(program.code.size());
+  }
+
+  Prepared run() {
+    if (program_.phases.empty()) add_phase(0, static_cast<int>(program_.code.size()));
+    for (const Phase& phase : program_.phases) add_phase(phase.begin, phase.end);
+    return std::move(prepared_);
+  }
+
+ private:
+  // How far back a pair's first instruction is looked for.
+  static constexpr int kWindow = 8;
+
+  void add_phase(int begin, int end) {
+    nodes_.clear();
+    uint8_t name[kMaxRegisters];  // where a register's present value lies
+    for (int r = 0; r < kMaxRegisters; ++r) name[r] = static_cast<uint8_t>(r);
+    for (int i = begin; i < end; ++i) {
+      Instruction instruction = program_.code[i];
+      const Reads read = reads(instruction.op);
+      if (read & 1) instruction.a = name[instruction.a];
+      if (read & 2) instruction.b = name[instruction.b];
+      if (read & 4) instruction.c = name[instruction.c];
+      if (instruction.op == Op::Scalar) {
+        const int home = hoist(instruction);
+        if (home >= 0) {
+          name[instruction.dst] = static_cast<uint8_t>(home);
+          continue;
+        }
+      }
+      if (writes(instruction.op)) name[instruction.dst] = instruction.dst;
+      const uint32_t mask = (read & 1 ? 1u << instruction.a : 0) |
+                            (read & 2 ? 1u << instruction.b : 0) |
+                            (read & 4 ? 1u << instruction.c : 0);
+      nodes_.push_back({{kernel_of(instruction), instruction},
+                        mask,
+                        writes(instruction.op) ? instruction.dst : -1});
+    }
+    for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) make_pair_of(j);
+    for (const Node& node : nodes_) {
+      if (!node.is_gone) prepared_.steps.push_back(node.step);
+    }
+    const int first = prepared_.ends.empty() ? 0 : prepared_.ends.back();
+    aim_stores(first);
+    prepared_.ends.push_back(static_cast<int>(prepared_.steps.size()));
+  }
+
+  // Gives a scalar a register that nothing else uses; equal ones share. -1 where none is left.
+  int hoist(const Instruction& instruction) {
+    for (const Step& step : prepared_.prologue) {
+      if (step.instruction.index == instruction.index &&
+          step.instruction.lane == instruction.lane) {
+        return step.instruction.dst;
+      }
+    }
+    if (free_ == 0) return -1;
+    Instruction hoisted = instruction;
+    hoisted.dst = static_cast<uint8_t>(__builtin_ctz(free_));
+    free_ &= free_ - 1;
+    prepared_.prologue.push_back({kernel_of(hoisted), hoisted});
+    return hoisted.dst;
+  }
+
+  Kernel kernel_of(const Instruction& instruction) const {
+    const int lane = static_cast<int>(instruction.lane);
+    if (instruction.op == Op::Load || instruction.op == Op::Store) {
+      const int dtype = static_cast<int>(program_.operands[instruction.index]);
+      return (instruction.op == Op::Load ? engine_.loads : engine_.stores)[dtype][lane];
+    }
+    return engine_.kernels[static_cast<int>(instruction.op)][lane];
+  }
+
+  // Joins node j with the one that makes one of its operands, if nobody else needs that.
+  void make_pair_of(int j) {
+    const Instruction second = nodes_[j].step.instruction;
+    if (second.lane != Lane::F32) return;
+    switch (second.op) {
+      case Op::Add:
+        if (!join(j, second.a, Second::Add, second.b, 0)) {
+          join(j, second.b, Second::Add, second.a, 0);
+        }
+        return;
+      case Op::Sub:
+        if (!join(j, second.a, Second::Sub, second.b, 0)) {
+          join(j, second.b, Second::SubFrom, second.a, 0);
+        }
+        return;
+      case Op::Mul:
+        if (!join(j, second.a, Second::Mul, second.b, 0)) {
+          join(j, second.b, Second::Mul, second.a, 0);
+        }
+        return;
+      case Op::MulAdd:
+        if (!join(j, second.a, Second::MulAdd, second.b, second.c) &&
+            !join(j, second.b, Second::MulAdd, second.a, second.c)) {
+          join(j, second.c, Second::AddTo, second.a, second.b);
+        }
+        return;
+      case Op::Round:
+        if (second.dtype == DType::BFloat16) join(j, second.a, Second::RoundBF16, second.a, 0);
+        if (second.dtype == DType::Float16) join(j, second.a, Second::RoundF16, second.a, 0);
+        return;
+      default:
+        return;
+    }
+  }
+
+  // Makes node j compute `second` of the value t in register `t` and of x and y, with the
+  // instruction that makes t, if that is possible.
+  bool join(int j, uint8_t t, Second second, uint8_t x, uint8_t y) {
+    const bool rounds = second == Second::RoundBF16 || second == Second::RoundF16;
+    const bool uses_y = second == Second::MulAdd || second == Second::AddTo;
+    if (!rounds && (x == t || (uses_y && y == t))) return false;
+    const int i = writer_before(j, t);
+    if (i < 0 || !has_one_reader(i, j, t)) return false;
+    Instruction joined = nodes_[i].step.instruction;
+    const bool squares = is_f32(joined, Op::Square);
+    First first;
+    if (squares || is_f32(joined, Op::Mul)) {
+      first = First::Mul;
+    } else if (is_f32(joined, Op::Add)) {
+      first = First::Add;
+    } else if (is_f32(joined, Op::Sub)) {
+      first = First::Sub;
+    } else if (is_f32(joined, Op::MulAdd) && !uses_y) {
+      first = First::MulAdd;
+    } else {
+      return false;
+    }
+    for (int k = i + 1; k < j; ++k) {
+      if (nodes_[k].writes >= 0 && (nodes_[i].reads >> nodes_[k].writes & 1)) return false;
+    }
+    if (squares) joined.b = joined.a;
+    if (uses_y) joined.c = y;
+    joined.index = rounds ? 0 : x;
+    joined.op = nodes_[j].step.instruction.op;
+    joined.dst = nodes_[j].step.instruction.dst;
+    Node& node = nodes_[j];
+    node.reads = nodes_[i].reads | (rounds ? 0 : 1u << x) | (uses_y ? 1u << y : 0);
+    node.step = {engine_.pairs[static_cast<int>(first)][static_cast<int>(second)], joined};
+    node.is_pair = true;
+    nodes_[i].is_gone = true;
+    nodes_[i].reads = 0;
+    nodes_[i].writes = -1;
+    return true;
+  }
+
+  // The unpaired node that wrote register t last, not far before j; -1 where there is none.
+  int writer_before(int j, uint8_t t) const {
+    for (int i = j - 1; i >= 0 && i >= j - kWindow; --i) {
+      if (nodes_[i].writes == t) return nodes_[i].is_pair ? -1 : i;
+    }
+    return -1;
+  }
+
+  // Whether only node j reads what node i writes into t.
+  bool has_one_reader(int i, int j, uint8_t t) const {
+    for (int k = i + 1; k < static_cast<int>(nodes_.size()); ++k) {
+      if (k != j && (nodes_[k].reads >> t & 1)) return false;
+      if (nodes_[k].writes == t) return true;
+    }
+    return true;
+  }
+
+  void aim_stores(int first) {
+    auto& steps = prepared_.steps;
+    for (std::size_t i = static_cast<std::size_t>(first); i + 1 < steps.size(); ++i) {
+      const Instruction& store = steps[i + 1].instruction;
+      if (is_f32(store, Op::Store) && store.a == steps[i].instruction.dst &&
+          program_.operands[store.index] == DType::Float32 &&
+          is_elementwise_f32(steps[i].instruction)) {
+        steps[i].aim = store.index;
+      }
+    }
+  }
+
+  const Engine& engine_;
+  const Program& program_;
+  Prepared prepared_;
+  std::vector<Node> nodes_;
+  uint32_t free_ = 0;
+};
+
+}  // namespace
+
+Prepared prepare(const Engine& engine, const Program& program) {
+  return Preparation(engine, program).run();
+}
+
+}  // namespace accel::kernels::vector
