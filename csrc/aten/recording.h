@@ -109,6 +109,26 @@ void resize_output(const Tensor& out, IntArrayRef sizes);
 // inferred, else after a wait. The boxed fallback of every op without a kernel of its own.
 void host_op(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
+namespace detail {
+
+// What an op left on the stack: one value, or one for each element of a tuple.
+template <typename Result>
+struct Results {
+  static Result take(torch::jit::Stack& stack) {
+    return torch::jit::pop(stack).template to<Result>();
+  }
+};
+template <typename... Elements>
+struct Results<std::tuple<Elements...>> {
+  static std::tuple<Elements...> take(torch::jit::Stack& stack) {
+    return [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
+      return std::tuple<Elements...>{stack[kIndex].template to<Elements>()...};
+    }(std::index_sequence_for<Elements...>{});
+  }
+};
+
+}  // namespace detail
+
 // From an op whose native kernel does not cover these arguments (a complex dtype, say):
 //   return to_host<Tensor>("aten::sin", "", self);
 template <typename Result, typename... Arguments>
@@ -117,7 +137,7 @@ Result to_host(const char* name, const char* overload, Arguments&&... arguments)
   torch::jit::Stack stack;
   torch::jit::push(stack, std::forward<Arguments>(arguments)...);
   host_op(op, &stack);
-  if constexpr (!std::is_void_v<Result>) return torch::jit::pop(stack).template to<Result>();
+  if constexpr (!std::is_void_v<Result>) return detail::Results<Result>::take(stack);
 }
 
 // The generator's numbers: reserves `count` Philox blocks and returns (seed, offset).
