@@ -1,0 +1,102 @@
+// What prepare() makes of a program (pairs, hoisted scalars, results written where they are stored)
+// computes the same bits as the plain instructions, which run_tile() interprets one by one.
+#include "kernels/vector/prepare.h"
+#include "tests/cpp/kernels/vector_test.h"
+
+namespace accel::kernels::vector {
+namespace {
+
+constexpr int kOperands = 5, kScalars = 4;
+constexpr int64_t kCount = 1000;
+
+// A random program over few registers, so that they are overwritten and read again all the time.
+// Operands are loaded and stored at any point, in place too.
+Program random_program(std::mt19937& random) {
+  const Op ops[] = {Op::Add,     Op::Sub,    Op::Mul,    Op::MulAdd, Op::Square,
+                    Op::Neg,     Op::Add,    Op::MulAdd, Op::Round,  Op::Round,
+                    Op::Maximum, Op::Scalar, Op::Mul,    Op::Load,   Op::Store};
+  const auto pick = [&](int n) { return static_cast<int>(random() % n); };
+  const int registers = 3 + pick(6);
+  Program program;
+  program.operands.assign(kOperands, DType::Float32);
+  program.scalars = kScalars;
+  const auto add = [&](Op op, int dst, int index) {
+    Instruction instruction{op};
+    instruction.dst = static_cast<uint8_t>(dst);
+    instruction.a = static_cast<uint8_t>(pick(registers));
+    instruction.b = static_cast<uint8_t>(pick(registers));
+    instruction.c = static_cast<uint8_t>(pick(registers));
+    instruction.dtype = pick(2) ? DType::BFloat16 : DType::Float16;
+    instruction.index = static_cast<int16_t>(index);
+    program.code.push_back(instruction);
+  };
+  for (int r = 0; r < registers; ++r) add(Op::Load, r, r % kOperands);
+  const int length = 4 + pick(25);
+  for (int i = 0; i < length; ++i) {
+    const Op op = ops[pick(std::size(ops))];
+    add(op, pick(registers), op == Op::Scalar ? pick(kScalars) : pick(kOperands));
+  }
+  add(Op::Store, 0, pick(kOperands));
+  return program;
+}
+
+TEST(VectorPrepare, NeverChangesABit) {
+  std::mt19937 random(11);
+  Scalar scalars[kScalars];
+  for (int s = 0; s < kScalars; ++s) scalars[s].d = 0.37 * s - 0.6;
+  for (int round = 0; round < 400; ++round) {
+    const Program program = random_program(random);
+    std::vector<std::vector<float>> start(kOperands, std::vector<float>(kCount));
+    for (auto& operand : start) {
+      for (float& x : operand) x = static_cast<float>(random() % 4096) / 2048.0f - 1;
+    }
+    for (Isa isa : testable_isas()) {
+      auto run_memory = start, tile_memory = start;
+      Operand operands[kOperands];
+      for (int o = 0; o < kOperands; ++o) operands[o] = make_operand(run_memory[o].data(), {4});
+      run_on(engine_of(isa), program, make_space({kCount}), operands, scalars);
+      for (int64_t begin = 0; begin < kCount; begin += kTileElements) {
+        Tile tile;
+        tile.rows = 1;
+        tile.columns = static_cast<int>(std::min<int64_t>(kTileElements, kCount - begin));
+        TileOperand tile_operands[kOperands];
+        for (int o = 0; o < kOperands; ++o) {
+          tile_operands[o] = {reinterpret_cast<char*>(tile_memory[o].data() + begin), 0, 4};
+        }
+        run_tile_on(engine_of(isa), program, tile, tile_operands, scalars);
+      }
+      for (int o = 0; o < kOperands; ++o) {
+        for (int64_t i = 0; i < kCount; ++i) {
+          ASSERT_TRUE(same(run_memory[o][i], tile_memory[o][i]))
+              << "round " << round << " operand " << o << " element " << i << " on "
+              << isa_name(isa);
+        }
+      }
+    }
+  }
+}
+
+TEST(VectorPrepare, HoistsScalarsMakesPairsAndSkipsStores) {
+  Builder builder;
+  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+  const int x = builder.load(in);
+  const int product = builder.emit(Op::Mul, Lane::F32, x, builder.scalar());
+  builder.store(out, builder.emit(Op::Sub, Lane::F32, builder.scalar(), product));
+  const Prepared prepared = prepare(engine_of(Isa::Portable), builder.program);
+  EXPECT_EQ(prepared.prologue.size(), 2u);
+  ASSERT_EQ(prepared.steps.size(), 3u);  // load, pair, store
+  EXPECT_EQ(prepared.steps[1].aim, out);
+}
+
+TEST(VectorPrepare, KeepsWhatIsReadTwice) {
+  Builder builder;
+  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+  const int x = builder.load(in);
+  const int square = builder.emit(Op::Square, Lane::F32, x);
+  const int sum = builder.emit(Op::Add, Lane::F32, square, x);
+  builder.store(out, builder.emit(Op::Maximum, Lane::F32, sum, square));
+  EXPECT_EQ(prepare(engine_of(Isa::Portable), builder.program).steps.size(), 5u);
+}
+
+}  // namespace
+}  // namespace accel::kernels::vector
