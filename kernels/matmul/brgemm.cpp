@@ -64,15 +64,16 @@ Engine make_engine(DType dtype) {
 }  // namespace
 
 const Engine* brgemm_engine(DType dtype) {
-  using at::native::cpublas::could_pack;
-  if (dtype == DType::BFloat16) {
-    static const bool amx = current_isa() == Isa::Amx && could_pack(at::kBFloat16);
-    static const Engine engine = make_engine<at::BFloat16>(dtype);
-    return amx || g_without_amx.load(std::memory_order_relaxed) ? &engine : nullptr;
+  // Asked each time: with torch.backends.mkldnn switched off, brgemm refuses to run.
+  const bool half = dtype == DType::Float16;
+  const bool amx = current_isa() == Isa::Amx &&
+                   at::native::cpublas::could_pack(half ? at::kHalf : at::kBFloat16);
+  if (half) {
+    static const Engine engine = make_engine<at::Half>(dtype);
+    return amx ? &engine : nullptr;
   }
-  static const bool amx = current_isa() == Isa::Amx && could_pack(at::kHalf);
-  static const Engine engine = make_engine<at::Half>(dtype);
-  return amx ? &engine : nullptr;
+  static const Engine engine = make_engine<at::BFloat16>(dtype);
+  return amx || g_without_amx.load(std::memory_order_relaxed) ? &engine : nullptr;
 }
 
 void use_brgemm_without_amx(bool use) { g_without_amx.store(use, std::memory_order_relaxed); }

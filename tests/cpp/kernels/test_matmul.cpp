@@ -354,7 +354,7 @@ TEST(Matmul, MisalignedInputsAndStridedOutputs) {
 
 TEST(Matmul, LargeProductsOfATeam) {
   for (const Sizes& s : {Sizes{1, 150, 700, 300}, Sizes{1, 700, 150, 90}, Sizes{40, 30, 40, 50},
-                         Sizes{3, 130, 270, 64}, Sizes{1, 40, 50, 9000}}) {
+                         Sizes{3, 130, 270, 64}, Sizes{1, 160, 280, 4200}}) {
     for (DType dtype : {DType::Float32, DType::BFloat16}) {
       check(s, dtype, dtype, dtype, Layout::RowMajor, Layout::ColumnMajor, Layout::RowMajor, 0, 2);
       check(s, dtype, dtype, dtype, Layout::ColumnMajor, Layout::RowMajor, Layout::Padded, 0, 3);
@@ -438,8 +438,8 @@ TEST(Matmul, NaNAndInfinityPropagate) {
 
 // The bits of a product follow from sizes and dtypes alone.
 TEST(Matmul, SameBitsForAnyTeamAndStrides) {
-  for (const Sizes& s : {Sizes{1, 150, 300, 700}, Sizes{1, 33, 65, 100}, Sizes{6, 90, 70, 130},
-                         Sizes{1, 1, 500, 700}, Sizes{1, 500, 1, 700}, Sizes{1, 70, 90, 5000},
+  for (const Sizes& s : {Sizes{1, 150, 300, 4200}, Sizes{1, 33, 65, 100}, Sizes{6, 90, 70, 130},
+                         Sizes{1, 1, 500, 700}, Sizes{1, 500, 1, 700}, Sizes{1, 70, 90, 600},
                          Sizes{1, 600, 600, 40}}) {
     for (DType dtype : {DType::Float32, DType::BFloat16, DType::Float16, DType::Float64}) {
       Matrix a(s.batch, s.m, s.k, dtype, Layout::RowMajor);
@@ -567,6 +567,27 @@ TEST_F(BrgemmMatmul, EverySizeAndLayout) {
   }
   check({1, 200, 300, 1100}, DType::BFloat16, DType::BFloat16, DType::BFloat16, Layout::ColumnMajor,
         Layout::RowMajor, Layout::RowMajor, 0, 2);
+}
+
+TEST_F(BrgemmMatmul, SameBitsForAnyTeamAndStrides) {
+  const Sizes s{1, 150, 290, 700};
+  Matrix a(1, s.m, s.k, DType::BFloat16, Layout::RowMajor);
+  Matrix transposed(1, s.m, s.k, DType::BFloat16, Layout::ColumnMajor);
+  Matrix b(1, s.k, s.n, DType::BFloat16, Layout::Padded);
+  a.fill(normal);
+  b.fill(normal);
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t k = 0; k < s.k; ++k) transposed.set(0, i, k, a.at(0, i, k));
+  }
+  Matrix one(1, s.m, s.n, DType::Float32, Layout::RowMajor);
+  Matrix two(1, s.m, s.n, DType::Float32, Layout::Spread);
+  matmul(product_of(s, a, b, one, DType::BFloat16, DType::Float32));
+  set_team_width(2);
+  matmul(product_of(s, transposed, b, two, DType::BFloat16, DType::Float32));
+  set_team_width(1);
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) ASSERT_EQ(one.at(0, i, j), two.at(0, i, j));
+  }
 }
 
 // Three bf16 products: the dropped low times low part and the rounding of the low parts leave an
