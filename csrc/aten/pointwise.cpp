@@ -335,12 +335,21 @@ bool floating_native(std::initializer_list<const Tensor*> inputs) {
   return recordable({}, inputs);
 }
 
+// What only floating dtypes have: refused at the call, in the words of the CPU's dispatch macro.
+void require_floating(const char* kernel, const Tensor& self) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()), "\"", kernel,
+      "\" not implemented for '", toString(self.scalar_type()), "'");
+}
+
 Tensor gelu(const Tensor& self, c10::string_view approximate) {
+  require_floating("GeluKernelImpl", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::gelu", "", self, approximate);
   return floating(gelu_opcode(approximate, false), {}, {&self});
 }
 
 Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view approximate) {
+  require_floating("GeluBackwardKernelImpl", self);
   if (!floating_native({&grad, &self})) {
     return to_host<Tensor>("aten::gelu_backward", "", grad, self, approximate);
   }
@@ -348,11 +357,13 @@ Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view ap
 }
 
 Tensor silu(const Tensor& self) {
+  require_floating("silu_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::silu", "", self);
   return floating(Opcode::Silu, {}, {&self});
 }
 
 Tensor& silu_(Tensor& self) {
+  require_floating("silu_cpu", self);
   if (!floating_native({&self})) {
     to_host<Tensor>("aten::silu_", "", self);
     return self;
@@ -392,6 +403,7 @@ Tensor threshold_backward(const Tensor& grad, const Tensor& self, const at::Scal
 }
 
 Tensor leaky_relu(const Tensor& self, const at::Scalar& slope) {
+  require_floating("leaky_relu_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::leaky_relu", "", self, slope);
   return floating(Opcode::LeakyRelu, {}, {&self}, {slope});
 }
@@ -414,6 +426,7 @@ Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
 }
 
 Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& threshold) {
+  require_floating("softplus_cpu", self);
   if (!floating_native({&self})) {
     return to_host<Tensor>("aten::softplus", "", self, beta, threshold);
   }
@@ -443,6 +456,7 @@ Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scala
 
 template <const char* const* kName, Opcode kOpcode>
 Tensor activation(const Tensor& self) {
+  require_floating("activation_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>(*kName, "", self);
   return floating(kOpcode, {}, {&self});
 }
@@ -607,6 +621,7 @@ Tensor& clamp_max_(Tensor& self, const at::Scalar& high) {
 }
 
 Tensor lerp(const Tensor& self, const Tensor& end, const at::Scalar& weight) {
+  require_floating("lerp_kernel_scalar", self);
   if (!floating_native({&self, &end}) || weight.isComplex()) {
     return to_host<Tensor>("aten::lerp", "Scalar", self, end, weight);
   }
@@ -614,6 +629,7 @@ Tensor lerp(const Tensor& self, const Tensor& end, const at::Scalar& weight) {
 }
 
 Tensor& lerp_(Tensor& self, const Tensor& end, const at::Scalar& weight) {
+  require_floating("lerp_kernel_scalar", self);
   if (!floating_native({&self, &end}) || weight.isComplex()) {
     to_host<Tensor>("aten::lerp_", "Scalar", self, end, weight);
     return self;
