@@ -140,6 +140,8 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
   (void)return_debug_mask;
   const Tensor& mask = value_or_undefined(mask_option);
   check_attention(query, key, value, mask);
+  TORCH_CHECK(dropout >= 0 && dropout <= 1,
+              "dropout probability has to be between 0 and 1, but got ", dropout);
   const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2);
   const int64_t out_sizes[] = {batch, heads, length, value.size(3)};
   Tensor out = empty_on(query, out_sizes, strides_like(query, out_sizes), query.scalar_type());

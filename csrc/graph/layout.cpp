@@ -56,7 +56,7 @@ std::vector<int64_t> strides_over(const Layout& layout, const std::vector<int64_
   int64_t stride = 0;  // of the next piece of it
   for (size_t i = space.size(); i-- > 0;) {
     if (space[i] == 1) continue;
-    if (left == 1) {
+    while (left == 1) {  // a reduced part of one element is a dimension of size 1
       --dim;
       left = layout.sizes[dim];
       stride = layout.strides[dim];

@@ -60,7 +60,7 @@ void run(const AttentionLaunch& launch, const Arguments& arguments) {
   attention.k = bind(attention.k, launch.k, arguments);
   attention.v = bind(attention.v, launch.v, arguments);
   attention.mask = bind(attention.mask, launch.mask, arguments);
-  attention.scale = static_cast<float>(value_of(launch.scale, arguments).d);
+  attention.scale = value_of(launch.scale, arguments).d;
   attention.dropout = value_of(launch.dropout, arguments).d;
   attention.seed = value_of(launch.seed, arguments).i;
   attention.offset = value_of(launch.offset, arguments).i;

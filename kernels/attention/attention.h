@@ -19,7 +19,7 @@ struct Attention {
   int64_t query_length = 0, key_length = 0;
   int64_t width = 0, value_width = 0;  // of q and k; of v and out
   DType dtype = DType::Float32;        // of q, k, v, out: Float32, BFloat16, Float16 or Float64
-  float scale = 1;
+  double scale = 1;
   bool causal = false;  // key j is visible to query i when j <= i (top-left, as PyTorch's is_causal)
   AttentionTensor q, k, v;
   // Added to the scores, or, for DType::Bool, true keeps. Strides may be 0. Absent: null data.
