@@ -6,12 +6,12 @@ import torch
 
 
 class autocast(torch.amp.autocast):  # noqa: N801 - the name of torch.cuda.amp.autocast
-    """torch.autocast("accel"), in bfloat16 by default."""
+    """torch.autocast("accel"). As on CUDA the dtype is float16 unless another is given."""
 
     def __init__(
         self,
         enabled: bool = True,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype = torch.float16,
         cache_enabled: bool = True,
     ):
         super().__init__("accel", enabled=enabled, dtype=dtype, cache_enabled=cache_enabled)

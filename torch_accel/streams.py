@@ -26,7 +26,12 @@ class Stream(torch.Stream):
         return f"<torch.accel.Stream device={self.device} stream_id={self.stream_id}>"
 
 
-class Event(torch.Event):
+class _EventType(type(torch.Event)):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == "accel"
+
+
+class Event(torch.Event, metaclass=_EventType):
     """A mark in a stream. Two made with `enable_timing` tell the milliseconds between them."""
 
     def __new__(
@@ -34,11 +39,9 @@ class Event(torch.Event):
     ):
         if interprocess:
             raise RuntimeError("accel events cannot be shared between processes")
+        # A plain torch.Event: elapsed_time() does not take events of a subclass.
         device = torch.device("accel", torch._C._accelerator_getDeviceIndex())
-        return super().__new__(cls, device, enable_timing=enable_timing, blocking=blocking)
-
-    def __repr__(self) -> str:
-        return f"<torch.accel.Event device={self.device} event_id={self.event_id}>"
+        return torch.Event(device, enable_timing=enable_timing, blocking=blocking)
 
 
 def _wrap(stream: torch.Stream) -> Stream:

@@ -170,6 +170,21 @@ runtime::DeviceProperties device_properties(int device) {
   return runtime::driver().properties(device);
 }
 
+c10::Stream default_stream(int device) {
+  check_device(device);
+  return runtime::to_c10(runtime::default_stream(device));
+}
+
+at::Generator default_generator(int device) {
+  return at::globalContext().defaultGenerator(
+      at::Device(at::kPrivateUse1, static_cast<c10::DeviceIndex>(device)));
+}
+
+void set_memory_fraction(double fraction, int device) {
+  check_device(device);
+  runtime::set_memory_fraction(device, fraction);
+}
+
 std::string describe(const runtime::DeviceProperties& properties) {
   return "DeviceProperties(name='" + properties.name + "', isa='" + properties.isa +
          "', total_memory=" + std::to_string(properties.total_memory >> 20) +
@@ -183,10 +198,11 @@ PYBIND11_MODULE(_C, module) {
   py::module_::import("atexit").attr("register")(py::cpp_function(leave_python));
 
   // Processes.
-  module.def("initialize", [] {
-    runtime::check_fork();
-    runtime::note_use();
-  });
+  // What may raise is wrapped, so that it raises PyTorch's kinds of error.
+  module.def("initialize", torch::wrap_pybind_function([] {
+               runtime::check_fork();
+               runtime::note_use();
+             }));
   module.def("is_initialized", runtime::in_use);
   module.def("is_in_bad_fork", runtime::in_bad_fork);
 
@@ -198,20 +214,12 @@ PYBIND11_MODULE(_C, module) {
       .def_readonly("multi_processor_count", &runtime::DeviceProperties::cores)
       .def("__repr__", describe);
   module.def("device_count", runtime::device_count);
-  module.def("device_properties", device_properties);
-  module.def("default_stream", [](int device) {
-    check_device(device);
-    return runtime::to_c10(runtime::default_stream(device));
-  });
-  module.def("default_generator", [](int device) {
-    return at::globalContext().defaultGenerator(at::Device(at::kPrivateUse1, device));
-  });
+  module.def("device_properties", torch::wrap_pybind_function(device_properties));
+  module.def("default_stream", torch::wrap_pybind_function(default_stream));
+  module.def("default_generator", torch::wrap_pybind_function(default_generator));
 
   // Memory.
-  module.def("set_memory_fraction", [](double fraction, int device) {
-    check_device(device);
-    runtime::set_memory_fraction(device, fraction);
-  });
+  module.def("set_memory_fraction", torch::wrap_pybind_function(set_memory_fraction));
   module.def("memory_snapshot", memory_snapshot);
 
   // What the device did.
