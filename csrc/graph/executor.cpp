@@ -1,10 +1,13 @@
 #include "csrc/graph/executor.h"
 
+#include <cctype>
+
 #include <c10/util/Exception.h>
 
 #include "csrc/graph/counters.h"
 #include "csrc/graph/graph.h"
 #include "csrc/graph/plan.h"
+#include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/driver.h"
 #include "csrc/runtime/team.h"
@@ -14,13 +17,24 @@ namespace accel::graph {
 
 namespace {
 
+// "NllLoss" as the user knows it: nll_loss.
+std::string operator_name(const std::string& opcode) {
+  std::string name;
+  for (char c : opcode) {
+    if (std::isupper(static_cast<unsigned char>(c)) && !name.empty()) name += '_';
+    name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return name;
+}
+
 class SegmentCommand final : public runtime::Command {
  public:
   SegmentCommand(runtime::Stream& stream, std::unique_ptr<Segment> segment, bool separately)
       : stream_(stream), segment_(std::move(segment)), separately_(separately) {}
 
   void run() override {
-    if (!separately_ || segment_->nodes() == 1) return run(*segment_);
+    // With ACCEL_FUSION=0 every Segment is one Node, and its Plan is cached like any other.
+    if (!separately_ || !fusion_enabled()) return run(*segment_, *plan_cache().get(*segment_));
     const Graph graph = Graph::from(*segment_);
     for (const Node& node : graph.nodes) run_alone(node);
   }
@@ -28,7 +42,8 @@ class SegmentCommand final : public runtime::Command {
   size_t bytes() const override { return segment_->bytes(); }
 
  private:
-  // One Node of the Segment as a Segment of its own.
+  // One Node of the Segment as a Segment of its own. The worker was idle, so planning it takes
+  // nobody's time, and where a pause fell must leave no trace in the cache.
   void run_alone(const Node& node) {
     auto specs = [&](const std::vector<View>& views) {
       std::vector<ViewSpec> result;
@@ -53,11 +68,10 @@ class SegmentCommand final : public runtime::Command {
     Segment alone;
     alone.append(spec);
     alone.seal(true);
-    run(alone);
+    run(alone, make_plan(Graph::from(alone)));
   }
 
-  void run(const Segment& segment) {
-    const std::shared_ptr<const Plan> plan = plan_cache().get(segment);
+  void run(const Segment& segment, const Plan& plan) {
     addresses_.clear();
     for (size_t i = 0; i < segment.buffers(); ++i) {
       addresses_.push_back(static_cast<char*>(runtime::host_pointer(segment.block(i)->address)));
@@ -68,16 +82,17 @@ class SegmentCommand final : public runtime::Command {
     const runtime::Arguments arguments{addresses_.data(), segment.offsets().data(),
                                        segment.scalars().data(), host_calls_.data(), &fault};
     runtime::Driver& driver = runtime::driver();
-    for (const runtime::Launch& launch : plan->launches) {
+    for (const runtime::Launch& launch : plan.launches) {
       kernels::set_team_width(runtime::elastic_team(stream_.tail()->last_recorded()));
       driver.launch(launch, arguments);
       if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
         C10_THROW_ERROR(IndexError, c10::str("index ", fault.index,
                                              " is out of range for a dimension of size ",
-                                             fault.bound, " in ", launch.name, " on accel"));
+                                             fault.bound, " (in ", operator_name(launch.name),
+                                             " on accel)"));
       }
     }
-    count(Counter::Launches, static_cast<int64_t>(plan->launches.size()));
+    count(Counter::Launches, static_cast<int64_t>(plan.launches.size()));
   }
 
   runtime::Stream& stream_;

@@ -1,3 +1,4 @@
+#include <unistd.h>
 // torch_accel._C: what the Python package asks of the runtime and of csrc/graph, and how the
 // runtime reaches Python while it waits. Loading it registers the device. No policy and no
 // arithmetic here.
@@ -27,7 +28,13 @@ namespace {
 
 void* release_gil() { return PyGILState_Check() ? PyEval_SaveThread() : nullptr; }
 
-void acquire_gil(void* state) { PyEval_RestoreThread(static_cast<PyThreadState*>(state)); }
+void acquire_gil(void* state) {
+  // CPython 3.11 ends a daemon thread that asks for the GIL of a finalizing interpreter by
+  // unwinding its stack, which C++ frames do not survive; later versions hang the thread, as this
+  // does.
+  while (_Py_IsFinalizing()) pause();
+  PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+}
 
 // KeyboardInterrupt, or what another signal's handler raises, goes through the waiting C++ frames
 // as a python_error, which PyTorch's bindings turn back into the exception.

@@ -13,6 +13,8 @@
 
 namespace accel::runtime {
 
+std::atomic<bool> bad_fork{false};
+
 namespace {
 std::atomic<bool> used{false};
 std::atomic<const GilHooks*> gil_hooks{nullptr};

@@ -12,7 +12,8 @@ namespace accel::runtime {
 void note_use();
 bool in_use();
 
-inline std::atomic<bool> bad_fork{false};
+// One for the whole process: an inline variable would be a second one in the Python binding.
+extern std::atomic<bool> bad_fork;
 inline bool in_bad_fork() { return bad_fork.load(std::memory_order_relaxed); }
 
 [[noreturn]] void raise_bad_fork();
