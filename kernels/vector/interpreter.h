@@ -92,10 +92,11 @@ enum class Second : uint8_t {
   Mul,      // t * x
   MulAdd,   // t * x + y
   AddTo,    // x * y + t
+  Square,   // t * t; from here on without x
   RoundBF16,
   RoundF16,
 };
-inline constexpr int kFirsts = 4, kSeconds = 8;
+inline constexpr int kFirsts = 4, kSeconds = 9;
 
 inline constexpr int kOps = static_cast<int>(Op::ReduceAll) + 1;
 inline constexpr int kLanes = 4;

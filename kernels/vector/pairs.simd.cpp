@@ -39,6 +39,8 @@ ACCEL_INLINE VectorF32 apply_second(VectorF32 t, VectorF32 x, VectorF32 y) {
       return t * x + y;
     case Second::AddTo:
       return x * y + t;
+    case Second::Square:
+      return t * t;
     case Second::RoundBF16:
       return round_bf16(t);
     case Second::RoundF16:
@@ -50,7 +52,7 @@ template <First first, Second second>
 void pair(const Instruction& instruction, Frame& frame) {
   constexpr bool kUsesC =
       first == First::MulAdd || second == Second::MulAdd || second == Second::AddTo;
-  constexpr bool kUsesX = second != Second::RoundBF16 && second != Second::RoundF16;
+  constexpr bool kUsesX = second < Second::Square;
   const float* a = in<float>(frame, instruction.a);
   const float* b = in<float>(frame, instruction.b);
   const float* c = in<float>(frame, instruction.c);
@@ -71,6 +73,7 @@ void add_first(Engine& engine) {
   row[static_cast<int>(Second::Sub)] = pair<first, Second::Sub>;
   row[static_cast<int>(Second::SubFrom)] = pair<first, Second::SubFrom>;
   row[static_cast<int>(Second::Mul)] = pair<first, Second::Mul>;
+  row[static_cast<int>(Second::Square)] = pair<first, Second::Square>;
   row[static_cast<int>(Second::RoundBF16)] = pair<first, Second::RoundBF16>;
   row[static_cast<int>(Second::RoundF16)] = pair<first, Second::RoundF16>;
   if constexpr (first != First::MulAdd) {  // five operands are one too many for an instruction

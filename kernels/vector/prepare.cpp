@@ -139,7 +139,14 @@ class Preparation {
           join(j, second.b, Second::SubFrom, second.a, 0);
         }
         return;
+      case Op::Square:
+        join(j, second.a, Second::Square, second.a, 0);
+        return;
       case Op::Mul:
+        if (second.a == second.b) {
+          join(j, second.a, Second::Square, second.a, 0);
+          return;
+        }
         if (!join(j, second.a, Second::Mul, second.b, 0)) {
           join(j, second.b, Second::Mul, second.a, 0);
         }
@@ -162,9 +169,9 @@ class Preparation {
   // Makes node j compute `second` of the value t in register `t` and of x and y, with the
   // instruction that makes t, if that is possible.
   bool join(int j, uint8_t t, Second second, uint8_t x, uint8_t y) {
-    const bool rounds = second == Second::RoundBF16 || second == Second::RoundF16;
+    const bool uses_x = second < Second::Square;
     const bool uses_y = second == Second::MulAdd || second == Second::AddTo;
-    if (!rounds && (x == t || (uses_y && y == t))) return false;
+    if (uses_x && (x == t || (uses_y && y == t))) return false;
     const int i = writer_before(j, t);
     if (i < 0 || !has_one_reader(i, j, t)) return false;
     Instruction joined = nodes_[i].step.instruction;
@@ -186,11 +193,11 @@ class Preparation {
     }
     if (squares) joined.b = joined.a;
     if (uses_y) joined.c = y;
-    joined.index = rounds ? 0 : x;
+    joined.index = uses_x ? x : 0;
     joined.op = nodes_[j].step.instruction.op;
     joined.dst = nodes_[j].step.instruction.dst;
     Node& node = nodes_[j];
-    node.reads = nodes_[i].reads | (rounds ? 0 : 1u << x) | (uses_y ? 1u << y : 0);
+    node.reads = nodes_[i].reads | (uses_x ? 1u << x : 0) | (uses_y ? 1u << y : 0);
     node.step = {engine_.pairs[static_cast<int>(first)][static_cast<int>(second)], joined};
     node.is_pair = true;
     nodes_[i].is_gone = true;

@@ -170,8 +170,9 @@ void run_long_rows(const RowProgram& row_program, RowWorkspace& work, int phase,
 // Rows [begin, end) through all phases, block by block.
 void run_rows(const RowProgram& row_program, RowWorkspace& work, int64_t begin, int64_t end) {
   const int64_t length = row_program.length;
-  const bool is_short = length <= kTileElements && row_program.reduced.count <= 1;
   const int group = rows_side_by_side(row_program) ? kBlockSide : 1;
+  const bool is_short =
+      length <= (group == 1 ? kTileElements : kBlockSide) && row_program.reduced.count <= 1;
   const int64_t block =
       std::clamp<int64_t>(kBlockElements / std::max<int64_t>(length, 1), group, kTileElements);
   while (begin < end) {
