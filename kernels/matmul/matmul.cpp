@@ -1,17 +1,15 @@
-// Matrix products: chooses the engine, blocks over it, splits tiles among the team and finishes
-// them (rounding, epilogue) while they are in cache. Called by Plans through matmul.h. What is
-// summed in which order follows from k and the dtypes alone; all other sizes here only move work.
+// Matrix products: the choice of the engine and of how the team shares the batch. Called by Plans
+// through matmul.h. What is summed in which order follows from sizes and dtypes alone.
 #include "kernels/matmul/matmul.h"
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <utility>
 
 #include "kernels/common/isa.h"
-#include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
-#include "kernels/matmul/engine.h"
+#include "kernels/matmul/blocked.h"
+#include "kernels/matmul/operands.h"
 
 namespace accel::kernels {
 
@@ -19,11 +17,6 @@ ACCEL_DISPATCH(const Engine*, float32_engine, (), ())
 ACCEL_DISPATCH(const Engine*, float64_engine, (), ())
 ACCEL_DISPATCH(const Engine*, int64_engine, (), ())
 ACCEL_DISPATCH(const Engine*, bfloat16_engine, (), ())
-ACCEL_DISPATCH(void, round_values, (float* values, int64_t n, DType dtype), (values, n, dtype))
-ACCEL_DISPATCH(void, store_values,
-               (const void* values, DType accumulator, int64_t n, void* out, DType dtype,
-                int64_t stride),
-               (values, accumulator, n, out, dtype, stride))
 ACCEL_DISPATCH(bool, splits_safely, (const PanelSource& source, int64_t lanes, int64_t k),
                (source, lanes, k))
 ACCEL_DISPATCH(void, matrix_vector,
@@ -37,141 +30,12 @@ ACCEL_DISPATCH(void, gather_vector,
 namespace {
 
 // Below this many multiply-adds (4 µs of one core at fp32) a parallel region costs more than it
-// saves.
-constexpr int64_t kSerialWork = 1 << 19;
-// Multiply-adds that a chunk of the team's work should have at least.
-constexpr int64_t kChunkWork = 1 << 20;
+// saves; and what a chunk of a batch should have at least.
+constexpr int64_t kSerialWork = 1 << 19, kChunkWork = 1 << 20;
 // Matrix times vector: multiply-adds per chunk at least (128 KiB of fp32), and results at most.
 constexpr int64_t kVectorWork = 1 << 15, kVectorBlock = 256;
-// Tiles of C: 256 columns are what an epilogue tile takes, and 64 × 256 sums stay in the second
-// level cache together with a block of A and B.
-constexpr int kTileRows = 128, kTileColumns = 256;
-// Packed panels that the team shares are made for at most this much of A and of B, so that they
-// stay in the last level cache, and for this many bytes of one lane.
-constexpr int64_t kSharedBytes = 8 << 20, kSharedLaneBytes = 8 << 10;
-constexpr int64_t kSharedLanes = 512;
 
-// Rows this far apart share a set of the first level cache, which has fewer ways than a panel rows.
-constexpr int64_t kSetBytes = 4096;
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-
-// Chunks on the team, or on the calling thread where a region is not worth it.
-enum class Team : uint8_t { All, Caller };
-
-template <typename Body>
-void for_chunks(Team team, int64_t chunks, Body&& body) {
-  if (team == Team::All && chunks > 1) {
-    parallel_for(chunks, body);
-  } else {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
-  }
-}
-
-PanelSource rows_of(const Matmul& args, int64_t batch) {
-  const MatrixOperand& a = args.a;
-  const char* data = static_cast<const char*>(a.data) + batch * a.batch_stride * size_of(a.dtype);
-  return {data, a.dtype, a.row_stride, a.column_stride};
-}
-
-PanelSource columns_of(const Matmul& args, int64_t batch) {
-  const MatrixOperand& b = args.b;
-  const char* data = static_cast<const char*>(b.data) + batch * b.batch_stride * size_of(b.dtype);
-  return {data, b.dtype, b.column_stride, b.row_stride};
-}
-
-PanelSource advance(PanelSource source, int64_t lane, int64_t k) {
-  source.data += (lane * source.lane_stride + k * source.k_stride) * size_of(source.dtype);
-  return source;
-}
-
-DType accumulator_of(DType compute) {
-  if (compute == DType::Float64) return DType::Float64;
-  return is_floating(compute) ? DType::Float32 : DType::Int64;
-}
-
-// Some rows and columns of the product in one batch.
-struct Region {
-  int64_t batch, row, column, rows, columns;
-};
-
-char* output_address(const Matmul& args, int64_t batch, int64_t row, int64_t column) {
-  return static_cast<char*>(args.out.data) +
-         (batch * args.out.batch_stride + row * args.out.row_stride +
-          column * args.out.column_stride) *
-             size_of(args.result);
-}
-
-void run_epilogue(const Matmul& args, const Region& region, float* values, int64_t stride) {
-  using namespace vector;
-  const int columns_at_once = static_cast<int>(std::min<int64_t>(region.columns, kTileElements));
-  const int rows_at_once = kTileElements / columns_at_once;
-  const size_t operand_count = args.epilogue.program->operands.size();
-  TileOperand operands[kMaxOperands];
-  for (int64_t row = 0; row < region.rows; row += rows_at_once) {
-    for (int64_t column = 0; column < region.columns; column += columns_at_once) {
-      const int64_t i = region.row + row, j = region.column + column;
-      for (size_t o = 0; o < operand_count; ++o) {
-        const Epilogue::Operand& operand = args.epilogue.operands[o];
-        operands[o] = {operand.data + region.batch * operand.batch_stride + i * operand.row_stride +
-                           j * operand.column_stride,
-                       operand.row_stride, operand.column_stride};
-      }
-      Tile tile;
-      tile.rows = static_cast<int>(std::min<int64_t>(rows_at_once, region.rows - row));
-      tile.columns = static_cast<int>(std::min<int64_t>(columns_at_once, region.columns - column));
-      tile.values = values + row * stride + column;
-      tile.values_stride = stride;
-      tile.linear_index = (region.batch * args.m + i) * args.n + j;
-      tile.linear_stride = args.n;
-      tile.column_index = j;
-      run_tile(*args.epilogue.program, tile, operands, args.epilogue.scalars);
-    }
-  }
-}
-
-// Whether the engine that makes a product rounds it, too.
-bool rounds_sums(const Matmul& args, const Engine& engine) {
-  return engine.round_sums && args.compute == DType::BFloat16 && args.result == DType::BFloat16;
-}
-
-// Takes a finished piece of the product, `stride` elements a row, to where it goes. May overwrite
-// it. `engine` made it, if any did.
-void finish(const Matmul& args, const Region& region, void* values, int64_t stride,
-            const Engine* engine) {
-  const DType accumulator = accumulator_of(args.compute);
-  const int64_t size = size_of(accumulator);
-  auto* bytes = static_cast<char*>(values);
-  auto* floats = static_cast<float*>(values);
-  const bool rounded = engine && rounds_sums(args, *engine);
-  if (rounded) {
-    for (int64_t row = 0; row < region.rows; ++row) {
-      engine->round_sums(floats + row * stride, region.columns);
-    }
-  }
-  if (args.epilogue.program) {
-    if (args.result != DType::Float32 && !rounded) {
-      for (int64_t row = 0; row < region.rows; ++row) {
-        round_values(floats + row * stride, region.columns, args.result);
-      }
-    }
-    run_epilogue(args, region, floats, stride);
-  } else if (region.columns == 1 && stride == 1) {
-    store_values(values, accumulator, region.rows,
-                 output_address(args, region.batch, region.row, region.column), args.result,
-                 args.out.row_stride);
-  } else {
-    for (int64_t row = 0; row < region.rows; ++row) {
-      store_values(bytes + row * stride * size, accumulator, region.columns,
-                   output_address(args, region.batch, region.row + row, region.column), args.result,
-                   args.out.column_stride);
-    }
-  }
-}
-
-// --- One row or one column --------------------------------------------------------------------
-
+// One row or one column.
 void vector_products(const Matmul& args) {
   const bool single_column = args.n == 1;
   const DType accumulator = accumulator_of(args.compute);
@@ -207,352 +71,6 @@ void vector_products(const Matmul& args) {
     for (int64_t index = chunk * group; index < end; ++index) run_block(index);
   });
 }
-
-// --- Blocked products -------------------------------------------------------------------------
-
-// The products of parts that make up one value times another: one of the values themselves, or,
-// where fp32 is split into two bf16 parts, all but that of the low parts.
-struct PartProduct {
-  int a, b;  // index of the part
-};
-constexpr PartProduct kPartProducts[] = {{0, 0}, {0, 1}, {1, 0}};
-
-struct Blocking {
-  const Engine* engine;
-  int parts = 1;
-  int64_t k_block;   // k of one multiply(), the same for each but the last
-  int64_t k_shared;  // k packed at a time, a multiple of k_block
-  int64_t row_panels, column_panels;
-  int64_t tile_row_panels, tile_column_panels;  // of a tile
-  int64_t row_tiles, column_tiles;
-  bool share_a, share_b;  // packed once for the team, because several tiles need it
-  int64_t shared_row_tiles, shared_column_tiles;  // packed at a time
-};
-
-Blocking choose_blocking(const Matmul& args, const Engine& engine, int parts, int width) {
-  Blocking blocking{};
-  blocking.engine = &engine;
-  blocking.parts = parts;
-  const int64_t k = std::max<int64_t>(args.k, 1);
-  blocking.k_block = round_up(divide_up(k, divide_up(k, engine.k_block)), engine.k_group);
-  blocking.row_panels = divide_up(args.m, engine.rows);
-  blocking.column_panels = divide_up(args.n, engine.columns);
-
-  int64_t tile_rows = std::max(1, kTileRows / engine.rows);
-  int64_t tile_columns = std::max(1, kTileColumns / engine.columns);
-  tile_rows = std::min(tile_rows, blocking.row_panels);
-  tile_columns = std::min(tile_columns, blocking.column_panels);
-  const auto tiles = [&] {
-    return divide_up(blocking.row_panels, tile_rows) *
-           divide_up(blocking.column_panels, tile_columns);
-  };
-  const auto tile_work = [&] {
-    return tile_rows * engine.rows * tile_columns * engine.columns * k;
-  };
-  while (tile_work() < kChunkWork && tile_rows < 64 && tiles() > 4 * width) tile_rows *= 2;
-  while (width > 1 && tiles() < 2 * width && tile_work() > kChunkWork / 2) {
-    if (tile_columns > 2) {
-      tile_columns = divide_up(tile_columns, 2);
-    } else if (tile_rows > 1) {
-      tile_rows = divide_up(tile_rows, 2);
-    } else {
-      break;
-    }
-  }
-  blocking.tile_row_panels = tile_rows;
-  blocking.tile_column_panels = tile_columns;
-  blocking.row_tiles = divide_up(blocking.row_panels, tile_rows);
-  blocking.column_tiles = divide_up(blocking.column_panels, tile_columns);
-  blocking.share_a = blocking.column_tiles > 1;
-  blocking.share_b = blocking.row_tiles > 1;
-
-  const int64_t most_k = std::max(blocking.k_block, kSharedLaneBytes / engine.packed_size /
-                                                        blocking.k_block * blocking.k_block);
-  blocking.k_shared = std::min(round_up(k, engine.k_group), most_k);
-  const bool pieces_of_k = blocking.k_shared < k;
-  const int64_t lanes =
-      std::max(kSharedLanes, kSharedBytes / (blocking.k_shared * engine.packed_size * parts));
-  const bool cut_rows = blocking.share_a || pieces_of_k;
-  const bool cut_columns = blocking.share_b || pieces_of_k;
-  blocking.shared_row_tiles =
-      cut_rows ? std::clamp<int64_t>(lanes / (tile_rows * engine.rows), 1, blocking.row_tiles)
-               : blocking.row_tiles;
-  blocking.shared_column_tiles =
-      cut_columns
-          ? std::clamp<int64_t>(lanes / (tile_columns * engine.columns), 1, blocking.column_tiles)
-          : blocking.column_tiles;
-  return blocking;
-}
-
-// One matrix product of the batch.
-class BlockedProduct {
- public:
-  BlockedProduct(const Matmul& args, const Blocking& blocking, int64_t batch, Team team)
-      : args_(args),
-        blocking_(blocking),
-        engine_(*blocking.engine),
-        batch_(batch),
-        team_(team),
-        a_(rows_of(args, batch)),
-        b_(columns_of(args, batch)),
-        direct_(!args.epilogue.program && args.out.column_stride == 1 &&
-                args.result == engine_.accumulator),
-        rounds_(!args.epilogue.program && args.out.column_stride == 1 &&
-                rounds_sums(args, engine_)),
-        reads_rows_(engine_.reads_rows && !blocking.share_a && a_.dtype == engine_.packed &&
-                    args.compute == engine_.packed && a_.k_stride == 1 &&
-                    args.k % engine_.k_group == 0 &&
-                    a_.lane_stride * size_of(a_.dtype) % kSetBytes != 0),
-        rows_per_panel_(args.m / blocking.row_panels),
-        longer_panels_(args.m % blocking.row_panels) {}
-
-  void run() {
-    const Blocking& s = blocking_;
-    for (int64_t row = 0; row < s.row_tiles; row += s.shared_row_tiles) {
-      row_tiles_ = {row, std::min(row + s.shared_row_tiles, s.row_tiles)};
-      for (int64_t column = 0; column < s.column_tiles; column += s.shared_column_tiles) {
-        column_tiles_ = {column, std::min(column + s.shared_column_tiles, s.column_tiles)};
-        const int64_t end = std::max<int64_t>(args_.k, 1);  // k = 0 is one empty piece
-        for (int64_t k = 0; k < end; k += s.k_shared) {
-          k_ = {k, std::min(k + s.k_shared, args_.k)};
-          // A stays packed while columns go on, unless k was cut.
-          run_piece(column == 0 || s.k_shared < args_.k);
-        }
-      }
-    }
-  }
-
- private:
-  struct Range {
-    int64_t begin, end;
-    int64_t size() const { return end - begin; }
-  };
-
-  // Rows are dealt evenly to panels: a short last panel would not keep the multipliers busy.
-  int64_t first_row(int64_t panel) const {
-    return panel * rows_per_panel_ + std::min(panel, longer_panels_);
-  }
-  int rows_of_panel(int64_t panel) const {
-    return static_cast<int>(rows_per_panel_ + (panel < longer_panels_));
-  }
-  int columns_of_panel(int64_t panel) const {
-    return static_cast<int>(std::min<int64_t>(engine_.columns, args_.n - panel * engine_.columns));
-  }
-  Range row_panels(Range tiles) const {
-    return {tiles.begin * blocking_.tile_row_panels,
-            std::min(tiles.end * blocking_.tile_row_panels, blocking_.row_panels)};
-  }
-  Range column_panels(Range tiles) const {
-    return {tiles.begin * blocking_.tile_column_panels,
-            std::min(tiles.end * blocking_.tile_column_panels, blocking_.column_panels)};
-  }
-  // Bytes of k values of one part of a panel.
-  int64_t a_bytes(int64_t k) const {
-    return round_up(k, engine_.k_group) * engine_.row_pitch * engine_.packed_size;
-  }
-  int64_t b_bytes(int64_t k) const {
-    return round_up(k, engine_.k_group) * engine_.columns * engine_.packed_size;
-  }
-
-  Range block_of_k(int64_t from) const {
-    return {from, std::min(from + blocking_.k_block, k_.end)};
-  }
-
-  // Packs all parts of one panel for a block of k.
-  void pack_a(int64_t panel, Range k, char* packed) const {
-    for (int part = 0; part < blocking_.parts; ++part, packed += a_bytes(k.size())) {
-      engine_.pack_rows(advance(a_, first_row(panel), k.begin), args_.compute,
-                        static_cast<Part>(part), rows_of_panel(panel), k.size(), packed);
-    }
-  }
-  void pack_b(int64_t panel, Range k, char* packed) const {
-    for (int part = 0; part < blocking_.parts; ++part, packed += b_bytes(k.size())) {
-      engine_.pack_columns(advance(b_, panel * engine_.columns, k.begin), args_.compute,
-                           static_cast<Part>(part), columns_of_panel(panel), k.size(), packed);
-    }
-  }
-
-  // Where the team's packed panels are: blocks of k outermost, so that the panels a tile multiplies
-  // at a time are contiguous. Far apart at a power of two they would share sets of the caches.
-  char* shared_a(int64_t panel, Range k) const {
-    const Range panels = row_panels(row_tiles_);
-    return shared_a_ + (panels.size() * a_bytes(k.begin - k_.begin) +
-                        (panel - panels.begin) * a_bytes(k.size())) *
-                           blocking_.parts;
-  }
-  char* shared_b(int64_t panel, Range k) const {
-    const Range panels = column_panels(column_tiles_);
-    return shared_b_ + (panels.size() * b_bytes(k.begin - k_.begin) +
-                        (panel - panels.begin) * b_bytes(k.size())) *
-                           blocking_.parts;
-  }
-
-  void run_piece(bool pack_rows) {
-    const Range rows = row_panels(row_tiles_), columns = column_panels(column_tiles_);
-    if (blocking_.share_a) {
-      shared_a_ = static_cast<char*>(
-          scratch(ScratchSlot::A, rows.size() * a_bytes(k_.size()) * blocking_.parts));
-    }
-    const int64_t shared_b_bytes =
-        blocking_.share_b ? round_up(columns.size() * b_bytes(k_.size()) * blocking_.parts, 64) : 0;
-    // Sums of a product whose k is cut wait here, where the output cannot hold them.
-    const bool keep_sums = blocking_.k_shared < args_.k && !direct_;
-    sums_stride_ = columns.size() * engine_.columns;
-    const int64_t sums_bytes = keep_sums ? (first_row(rows.end) - first_row(rows.begin)) *
-                                               sums_stride_ * size_of(engine_.accumulator)
-                                         : 0;
-    if (shared_b_bytes + sums_bytes > 0) {
-      // The sums come first: they must stay where they are when a shorter last piece needs less.
-      sums_ = static_cast<char*>(scratch(ScratchSlot::B, sums_bytes + shared_b_bytes));
-      shared_b_ = sums_ + sums_bytes;
-    }
-    if (!keep_sums) sums_ = nullptr;
-
-    const int64_t a_chunks = blocking_.share_a && pack_rows ? rows.size() : 0;
-    const int64_t b_chunks = blocking_.share_b ? columns.size() : 0;
-    if (a_chunks + b_chunks > 0) {
-      // Panels are packed several at a time when they are short in k.
-      const int64_t group = std::max<int64_t>(1, 512 / std::max<int64_t>(k_.size(), 1));
-      const int64_t panels = a_chunks + b_chunks;
-      for_chunks(team_, divide_up(panels, group), [&](int64_t chunk) {
-        for (int64_t i = chunk * group; i < std::min(panels, (chunk + 1) * group); ++i) {
-          for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
-            const Range k = block_of_k(from);
-            if (i < a_chunks) {
-              pack_a(rows.begin + i, k, shared_a(rows.begin + i, k));
-            } else {
-              const int64_t column = columns.begin + i - a_chunks;
-              pack_b(column, k, shared_b(column, k));
-            }
-          }
-        }
-      });
-    }
-    // Tiles of the same columns follow each other: their block of B stays in the second level
-    // cache.
-    const int64_t tiles = row_tiles_.size() * column_tiles_.size();
-    for_chunks(team_, tiles, [&](int64_t tile) {
-      run_tile_of_c(row_tiles_.begin + tile % row_tiles_.size(),
-                    column_tiles_.begin + tile / row_tiles_.size());
-      if (engine_.release) engine_.release();
-    });
-  }
-
-  void run_tile_of_c(int64_t row_tile, int64_t column_tile) const {
-    const Range rows = row_panels({row_tile, row_tile + 1});
-    const Range columns = column_panels({column_tile, column_tile + 1});
-    const int64_t first_column = columns.begin * engine_.columns;
-    const Region region{batch_, first_row(rows.begin), first_column,
-                        first_row(rows.end) - first_row(rows.begin),
-                        std::min(args_.n, columns.end * engine_.columns) - first_column};
-    const int64_t size = size_of(engine_.accumulator);
-    char* c;
-    int64_t c_stride;
-    if (direct_) {
-      c = output_address(args_, batch_, region.row, region.column);
-      c_stride = args_.out.row_stride;
-    } else if (sums_) {
-      const Range all_rows = row_panels(row_tiles_), all_columns = column_panels(column_tiles_);
-      c_stride = sums_stride_;
-      c = sums_ + ((region.row - first_row(all_rows.begin)) * c_stride + first_column -
-                   all_columns.begin * engine_.columns) *
-                      size;
-    } else {
-      c_stride = columns.size() * engine_.columns;
-      c = static_cast<char*>(scratch(ScratchSlot::C, region.rows * c_stride * size));
-    }
-
-    if (args_.k == 0) {
-      for (int64_t row = 0; row < region.rows; ++row) {
-        std::memset(c + row * c_stride * size, 0, region.columns * size);
-      }
-    }
-    multiply_blocks(region, rows, columns, c, c_stride);
-    const bool finished = direct_ || (rounds_ && args_.k > 0);
-    if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_);
-  }
-
-  void multiply_blocks(const Region& region, Range rows, Range columns, char* c,
-                       int64_t c_stride) const {
-    const int64_t size = size_of(engine_.accumulator);
-    const int64_t block_a = a_bytes(blocking_.k_block), block_b = b_bytes(blocking_.k_block);
-    const int64_t own_a_bytes =
-        blocking_.share_a || reads_rows_ ? 0 : rows.size() * block_a * blocking_.parts;
-    const int64_t own_b_bytes = blocking_.share_b ? 0 : block_b * blocking_.parts;
-    char* own_a = own_a_bytes + own_b_bytes > 0
-                      ? static_cast<char*>(scratch(ScratchSlot::D, own_a_bytes + own_b_bytes))
-                      : nullptr;
-    char* own_b = own_a + own_a_bytes;
-
-    const int products = blocking_.parts == 1 ? 1 : 3;
-    for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
-      const Range k = block_of_k(from);
-      const int64_t a_part = a_bytes(k.size()), b_part = b_bytes(k.size());
-      const char* block_of_a = own_a;
-      if (blocking_.share_a) {
-        block_of_a = shared_a(rows.begin, k);
-      } else if (!reads_rows_) {
-        for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
-          pack_a(panel, k, own_a + (panel - rows.begin) * a_part * blocking_.parts);
-        }
-      }
-      for (int64_t column = columns.begin; column < columns.end; ++column) {
-        const char* b = own_b;
-        if (blocking_.share_b) {
-          b = shared_b(column, k);
-        } else {
-          pack_b(column, k, own_b);
-        }
-        for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
-          const int64_t row = first_row(panel) - region.row;
-          const int64_t offset = (column - columns.begin) * engine_.columns;
-          PanelProduct product;
-          product.rows = rows_of_panel(panel);
-          product.columns = columns_of_panel(column);
-          product.k = k.size();
-          product.c = c + (row * c_stride + offset) * size;
-          product.c_stride = c_stride;
-          if (rounds_ && k.end == args_.k) {
-            product.rounded = reinterpret_cast<uint16_t*>(
-                output_address(args_, batch_, region.row + row, region.column + offset));
-            product.rounded_stride = args_.out.row_stride;
-          }
-          const char* a;
-          if (reads_rows_) {
-            a = advance(a_, region.row + row, from).data;
-            product.a_row_bytes = a_.lane_stride * size_of(a_.dtype);
-          } else {
-            a = block_of_a + (panel - rows.begin) * a_part * blocking_.parts;
-          }
-          for (int i = 0; i < products; ++i) {
-            product.a = a + kPartProducts[i].a * a_part;
-            product.b = b + kPartProducts[i].b * b_part;
-            product.update = from == 0 && i == 0 ? Update::Store : Update::Add;
-            engine_.multiply(product);
-          }
-        }
-      }
-    }
-  }
-
-  const Matmul& args_;
-  const Blocking& blocking_;
-  const Engine& engine_;
-  const int64_t batch_;
-  const Team team_;
-  const PanelSource a_, b_;
-  const bool direct_;      // sums go straight to the output
-  const bool rounds_;      // the last multiply() rounds them, to the output
-  const bool reads_rows_;  // A is multiplied as it lies in memory
-  const int64_t rows_per_panel_, longer_panels_;
-
-  // What is being worked on: tiles, a range of k, and what the team shares for it.
-  Range row_tiles_{}, column_tiles_{}, k_{};
-  char* shared_a_ = nullptr;
-  char* shared_b_ = nullptr;
-  char* sums_ = nullptr;
-  int64_t sums_stride_ = 0;
-};
 
 // Whether all values of an operand can be split into two bf16 parts: an infinity has no low part.
 bool splits_safely_on_team(PanelSource source, int64_t batch_stride, int64_t batch, int64_t lanes,
@@ -624,7 +142,7 @@ void matmul(const Matmul& args) {
     parallel_for(divide_up(args.batch, group), [&](int64_t chunk) {
       const int64_t end = std::min(args.batch, (chunk + 1) * group);
       for (int64_t batch = chunk * group; batch < end; ++batch) {
-        BlockedProduct(args, blocking, batch, Team::Caller).run();
+        blocked_product(args, blocking, batch, Team::Caller);
       }
     });
     return;
@@ -633,7 +151,7 @@ void matmul(const Matmul& args) {
   const Blocking blocking =
       choose_blocking(args, *choice.engine, choice.parts, team == Team::All ? width : 1);
   for (int64_t batch = 0; batch < args.batch; ++batch) {
-    BlockedProduct(args, blocking, batch, team).run();
+    blocked_product(args, blocking, batch, team);
   }
 }
 
