@@ -1,4 +1,3 @@
-#include <unistd.h>
 // torch_accel._C: what the Python package asks of the runtime and of csrc/graph, and how the
 // runtime reaches Python while it waits. Loading it registers the device. No policy and no
 // arithmetic here.
@@ -8,7 +7,8 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <cstdlib>
+#include <unistd.h>
+
 #include <string>
 
 #include "csrc/graph/counters.h"
@@ -29,11 +29,14 @@ namespace {
 void* release_gil() { return PyGILState_Check() ? PyEval_SaveThread() : nullptr; }
 
 void acquire_gil(void* state) {
-  // CPython 3.11 ends a daemon thread that asks for the GIL of a finalizing interpreter by
-  // unwinding its stack, which C++ frames do not survive; later versions hang the thread, as this
-  // does.
-  while (_Py_IsFinalizing()) pause();
-  PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+  // CPython 3.11 ends a daemon thread that asks for the GIL of a finalizing interpreter, or waits
+  // for it when that begins, by unwinding its stack, which C++ frames do not survive; later
+  // versions hang the thread, as this does.
+  try {
+    PyEval_RestoreThread(static_cast<PyThreadState*>(state));
+  } catch (...) {
+    for (;;) pause();
+  }
 }
 
 // KeyboardInterrupt, or what another signal's handler raises, goes through the waiting C++ frames

@@ -326,25 +326,27 @@ def test_only_values_wait(counted):
         lambda: bool((x > 0).any()),
         lambda: x.detach().nonzero(),
     ):
-        keep_busy()
+        work = keep_busy()  # noqa: F841
         x.detach().mul_(1.0)
         with counted() as change:
             wait()
         assert change["waits"] == 1, wait.__code__.co_firstlineno
 
 
-def keep_busy() -> None:
-    """Queues some milliseconds of work: a value that is there already is not waited for."""
+def keep_busy() -> torch.Tensor:
+    """Queues some milliseconds of work, as long as the caller keeps its result: a value that is
+    there already is not waited for."""
     x = torch.ones(600, 600, device="accel")
     for _ in range(5):
         x = x @ x
+    return x
 
 
 def test_waits_are_listed_by_reason():
     torch.accel.reset_counters()
-    keep_busy()
+    work = [keep_busy()]
     torch.ones(3, device="accel").sum().item()
-    keep_busy()
+    work.append(keep_busy())
     torch.ones(3, device="accel").cpu()
     assert sum(torch.accel.report()["waits"].values()) == 2
     assert len(torch.accel.report()["waits"]) == 2
@@ -503,7 +505,8 @@ def test_a_host_op_is_counted(counted):
 def error_of(call, device: str) -> tuple[type, str]:
     with pytest.raises(Exception) as caught:
         call(device)
-    return type(caught.value), str(caught.value).replace("accel:0", "cpu").splitlines()[0]
+    message = str(caught.value).splitlines()[0]
+    return type(caught.value), message.replace("accel:0", "cpu").replace("accelFloat", "CPUFloat")
 
 
 BAD_CALLS = {
@@ -573,6 +576,10 @@ BAD_INDICES = {
 }
 
 
+def names_op(error: Exception, op: str) -> bool:
+    return op.replace("_", "") in str(error).lower().replace("_", "")
+
+
 @pytest.mark.parametrize("bad", [10, -11, 1 << 40])
 @pytest.mark.parametrize("name", BAD_INDICES)
 def test_an_index_out_of_range_is_raised_at_the_next_wait(name, bad):
@@ -582,8 +589,7 @@ def test_an_index_out_of_range_is_raised_at_the_next_wait(name, bad):
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)") as caught:
         BAD_INDICES[name](index)
         torch.accel.synchronize()
-    words = {"cross_entropy": "nll_loss|cross_entropy"}.get(name, name)
-    assert any(word in str(caught.value) for word in words.split("|")), caught.value
+    assert names_op(caught.value, "nll_loss" if name == "cross_entropy" else name)
     torch.accel.synchronize()
     assert guard.sum().item() == 5000
     assert BAD_INDICES[name](torch.tensor([1, 3, 2], device="accel")).cpu() is not None
@@ -592,7 +598,7 @@ def test_an_index_out_of_range_is_raised_at_the_next_wait(name, bad):
 def test_a_range_check_survives_though_nobody_wants_the_result():
     BAD_INDICES["embedding"](torch.tensor([99], device="accel"))
     gc.collect()
-    with pytest.raises((IndexError, RuntimeError), match="embedding"):
+    with pytest.raises((IndexError, RuntimeError), match="99 is out of range"):
         torch.accel.synchronize()
 
 
@@ -601,7 +607,7 @@ def test_what_follows_a_fault_is_skipped_until_it_is_reported():
     torch.accel.synchronize()
     bad = BAD_INDICES["embedding"](torch.tensor([99], device="accel"))
     x.add_(1)
-    with pytest.raises((IndexError, RuntimeError), match="embedding"):
+    with pytest.raises((IndexError, RuntimeError), match="99 is out of range"):
         bad.sum().item()
     x.add_(10)
     assert x.tolist() in ([10, 10, 10], [11, 11, 11])
@@ -735,9 +741,9 @@ with torch.accel.stream(torch.accel.Stream()):
     start = time.monotonic()
     assert process.stdout.readline() == "interrupted\n"
     assert time.monotonic() - start < 2
-    out, errors = process.communicate(timeout=120)
-    assert "[2.0, 2.0]" in out, errors
-    assert process.returncode == 0, errors
+    out, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait(120) == 0, errors
+    assert "[2.0, 2.0]\n" in out, errors
 
 
 @pytest.mark.parametrize("ending", ["", "sys.exit(3)", "raise ValueError('as planned')"])

@@ -106,8 +106,8 @@ def test_the_example_resumes_after_ctrl_c(tmp_path):
     assert "steps" in process.stdout.readline()
     process.stdout.readline()  # the first line of progress
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    out = process.stdout.read()
+    assert process.wait(120) == 130
     stopped = int(re.search(r"stopped after step (\d+)", out)[1])
     assert 0 < stopped < 300
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
