@@ -45,6 +45,7 @@
 #include <ATen/ops/_foreach_trunc_native.h>
 #include <ATen/ops/_foreach_zero_native.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "csrc/aten/alias.h"
@@ -139,8 +140,14 @@ struct Broadcast {
   const Tensor& value;
   TensorList self;
   bool fits(TensorList) const {
-    return is_plain(value) && value.dim() == 0 && at::isFloatingType(value.scalar_type()) &&
-           is_native(value) && value.device() == self[0].device();
+    if (!is_plain(value) || value.dim() != 0 || !is_native(value) ||
+        !at::isFloatingType(value.scalar_type()) || value.device() != self[0].device()) {
+      return false;
+    }
+    // Beside a tensor that has no dimensions either, its dtype counts.
+    return std::all_of(self.begin(), self.end(), [&](const Tensor& tensor) {
+      return tensor.dim() > 0 || tensor.scalar_type() == value.scalar_type();
+    });
   }
   void add(Recording& recording, size_t i, ScalarType) const {
     recording.input(value, self[i].sizes());
@@ -198,13 +205,14 @@ void in_place(Opcode opcode, TensorList self, Lists others, const Operands& oper
 
 // --- ops -----------------------------------------------------------------------------------------
 
-#define ACCEL_FOREACH_UNARY(X)                                                                  \
-  X(abs, Abs)                                                                                   \
-  X(acos, Acos) X(asin, Asin) X(atan, Atan) X(ceil, Ceil) X(cos, Cos) X(cosh, Cosh) X(erf, Erf) \
-      X(erfc, Erfc) X(exp, Exp) X(expm1, Expm1) X(floor, Floor) X(lgamma, Lgamma) X(log, Log)   \
-          X(log10, Log10) X(log1p, Log1p) X(log2, Log2) X(neg, Neg) X(reciprocal, Reciprocal)   \
-              X(round, RoundEven) X(rsqrt, Rsqrt) X(sigmoid, Sigmoid) X(sign, Sign) X(sin, Sin) \
-                  X(sinh, Sinh) X(sqrt, Sqrt) X(tan, Tan) X(tanh, Tanh) X(trunc, Trunc)
+#define ACCEL_FOREACH_UNARY(X)                                                                    \
+  X(abs, Abs)                                                                                     \
+  X(acos, Acos)                                                                                   \
+  X(asin, Asin) X(atan, Atan) X(ceil, Ceil) X(cos, Cos) X(cosh, Cosh) X(erf, Erf) X(erfc, Erfc)   \
+      X(exp, Exp) X(expm1, Expm1) X(floor, Floor) X(lgamma, Lgamma) X(log, Log) X(log10, Log10)   \
+          X(log1p, Log1p) X(log2, Log2) X(neg, Neg) X(reciprocal, Reciprocal) X(round, RoundEven) \
+              X(rsqrt, Rsqrt) X(sigmoid, Sigmoid) X(sign, Sign) X(sin, Sin) X(sinh, Sinh)         \
+                  X(sqrt, Sqrt) X(tan, Tan) X(tanh, Tanh) X(trunc, Trunc)
 
 #define ACCEL_DEFINE(name, opcode)                                                     \
   std::vector<Tensor> name##_new(TensorList self) {                                    \

@@ -302,12 +302,7 @@ void run_on_cpu(const c10::OperatorHandle& op, const HostSchema& schema, torch::
     int threads;
     ~Restore() { omp_set_num_threads(threads); }
   } restore{before};
-  try {
-    op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &stack);
-  } catch (c10::Error& error) {
-    error.add_context(c10::str("in ", schema.name, " on accel"));
-    throw;
-  }
+  op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &stack);
 }
 
 HostOpCall::HostOpCall(const HostSchema& schema, HostArguments arguments,
@@ -368,6 +363,28 @@ void HostOpCall::record(std::unique_ptr<HostOpCall> call) {
 void HostOpCall::run(void* const* addresses) {
   const BelowAll below;
   const at::NoGradGuard no_grad;
+  std::vector<Tensor> tensors = arguments_.make_tensors(bases(addresses).data());
+  std::optional<at::Generator> generator;
+  if (seed_) generator = at::detail::createCPUGenerator(*seed_);
+  torch::jit::Stack stack = arguments_.make_stack(tensors, c10::kCPU, generator);
+  if (writes_directly_) {
+    for (const auto& output : outputs_) stack.emplace_back(tensors[output[0]]);
+  }
+  try {
+    run_on_cpu(writes_directly_ ? *schema_.out_overload : schema_.op, schema_, stack);
+  } catch (c10::Error& error) {
+    // It is raised at some later wait, where nothing else tells which op it was.
+    error.add_context(c10::str("in ", schema_.name, " on accel"));
+    throw;
+  }
+  if (writes_directly_) return;
+  size_t next = 0;
+  for (size_t i = 0; i < schema_.returns.size(); ++i) {
+    if (schema_.returns[i].argument < 0) store(stack[i], outputs_[next++], tensors);
+  }
+}
+
+std::vector<char*> HostOpCall::bases(void* const* addresses) const {
   std::vector<char*> bases;
   for (size_t i = 0; i < arguments_.storages().size(); ++i) {
     const HostStorage& storage = arguments_.storages()[i];
@@ -379,19 +396,7 @@ void HostOpCall::run(void* const* addresses) {
     const auto item = static_cast<int64_t>(c10::elementSize(tensor.dtype));
     bases.push_back(static_cast<char*>(addresses[storage_views_[i]]) - tensor.offset * item);
   }
-  std::vector<Tensor> tensors = arguments_.make_tensors(bases.data());
-  std::optional<at::Generator> generator;
-  if (seed_) generator = at::detail::createCPUGenerator(*seed_);
-  torch::jit::Stack stack = arguments_.make_stack(tensors, c10::kCPU, generator);
-  if (writes_directly_) {
-    for (const auto& output : outputs_) stack.emplace_back(tensors[output[0]]);
-    return run_on_cpu(*schema_.out_overload, schema_, stack);
-  }
-  run_on_cpu(schema_.op, schema_, stack);
-  size_t next = 0;
-  for (size_t i = 0; i < schema_.returns.size(); ++i) {
-    if (schema_.returns[i].argument < 0) store(stack[i], outputs_[next++], tensors);
-  }
+  return bases;
 }
 
 void HostOpCall::store(const IValue& result, const std::vector<int32_t>& outputs,
@@ -404,8 +409,9 @@ void HostOpCall::store(const IValue& result, const std::vector<int32_t>& outputs
   for (size_t i = 0; i < values.size(); ++i) {
     if (outputs[i] < 0) continue;
     Tensor& target = tensors[outputs[i]];
-    // An undefined gradient is a zero one.
-    if (!values[i].defined()) {
+    // An undefined gradient is a zero one; what a kernel leaves empty (the statistics of a batch
+    // norm that does not train) nobody reads.
+    if (!values[i].defined() || (values[i].numel() == 0 && target.numel() > 0)) {
       target.zero_();
       continue;
     }

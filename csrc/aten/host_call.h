@@ -92,7 +92,7 @@ class BelowAll {
   BelowAll();
 };
 
-// Runs the CPU kernel on a stack; the results are left there. Adds the op's name to errors.
+// Runs the CPU kernel on a stack; the results are left there.
 void run_on_cpu(const c10::OperatorHandle& op, const HostSchema& schema, torch::jit::Stack& stack);
 
 class HostOpCall final : public graph::HostCall {
@@ -108,6 +108,8 @@ class HostOpCall final : public graph::HostCall {
   const char* name() const override { return schema_.name.c_str(); }
 
  private:
+  // The address of each storage, from those of the Node's Views.
+  std::vector<char*> bases(void* const* addresses) const;
   void store(const c10::IValue& result, const std::vector<int32_t>& outputs,
              std::vector<Tensor>& tensors) const;
 

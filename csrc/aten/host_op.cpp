@@ -3,9 +3,11 @@
 // they cannot be inferred, the op falls back: it waits for its inputs and runs at the call.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -121,10 +123,37 @@ bool has_meta_function(const c10::OperatorHandle& op) {
          op.hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd);
 }
 
+// What is known without a meta function: results like an argument, or none but arguments of known
+// sizes.
+std::shared_ptr<const Inference> infer_from_schema(const HostSchema& schema, const Stack& stack) {
+  const bool has_out = std::find(schema.out.begin(), schema.out.end(), true) != schema.out.end();
+  if (has_out || static_cast<size_t>(schema.result_count) != schema.results_like.size()) {
+    return nullptr;
+  }
+  auto inference = std::make_shared<Inference>();
+  const auto arguments = torch::jit::last(stack, schema.written.size());
+  for (int argument : schema.results_like) {
+    if (!arguments[argument].isTensor()) return nullptr;
+    const Tensor& like = arguments[argument].toTensor();
+    OutputSpec spec;
+    spec.defined = true;
+    spec.dtype = like.scalar_type();
+    spec.sizes.assign(like.sizes().begin(), like.sizes().end());
+    spec.strides.resize(spec.sizes.size());
+    int64_t stride = 1;
+    for (size_t i = spec.sizes.size(); i-- > 0; stride *= std::max<int64_t>(spec.sizes[i], 1)) {
+      spec.strides[i] = stride;
+    }
+    inference->results.push_back({std::move(spec)});
+  }
+  return inference;
+}
+
 std::shared_ptr<const Inference> infer(const HostSchema& schema, const HostArguments& arguments,
-                                       Failure& failure) {
+                                       const Stack& stack, Failure& failure) {
   failure = Failure::NotInferable;
-  if (!schema.is_inferable || !has_meta_function(schema.op)) return nullptr;
+  if (!schema.is_inferable) return nullptr;
+  if (!has_meta_function(schema.op)) return infer_from_schema(schema, stack);
   std::string key = arguments.key();
   if (!key.empty()) {
     // What meta functions read beside their arguments.
@@ -233,8 +262,11 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
     results.push_back(as_result(entry, std::move(tensors)));
     outputs.push_back(std::move(indices));
   }
-  for (const HostTensor& tensor : arguments.tensors()) {
-    writes |= tensor.written && c10::multiply_integers(tensor.sizes) > 0;
+  for (size_t i = 0; i < arguments.tensors().size(); ++i) {
+    const HostTensor& tensor = arguments.tensors()[i];
+    if (!tensor.written || c10::multiply_integers(tensor.sizes) == 0) continue;
+    at::assert_no_internal_overlap(arguments.originals()[i]);
+    writes = true;
   }
   if (writes) {
     graph::count(graph::Counter::HostOps);
@@ -384,7 +416,7 @@ void host_op(const c10::OperatorHandle& op, Stack* stack) {
   HostArguments arguments(schema, torch::jit::last(*stack, schema.written.size()));
   if (schema.is_view) return view_op(schema, arguments, stack);
   Failure failure;
-  if (const auto inference = infer(schema, arguments, failure)) {
+  if (const auto inference = infer(schema, arguments, *stack, failure)) {
     return record(schema, std::move(arguments), *inference, stack);
   }
   fall_back(schema, arguments, failure, stack);

@@ -50,6 +50,24 @@ constexpr std::string_view kMixedOps[] = {
     "aten::nested_to_padded_tensor",
 };
 
+// Operators without a meta function whose one result has the sizes and dtype of an argument.
+struct ResultLike {
+  std::string_view op;
+  int argument;
+};
+constexpr ResultLike kResultsLike[] = {
+    {"aten::_logcumsumexp", 0},
+    {"aten::_dirichlet_grad", 0},
+    {"aten::_sample_dirichlet", 0},
+    {"aten::_standard_gamma_grad", 0},
+    {"aten::binomial", 0},
+    {"aten::_masked_softmax", 0},
+    {"aten::_masked_softmax_backward", 0},
+    {"aten::multi_margin_loss_backward", 1},
+    {"aten::multilabel_margin_loss_backward", 1},
+    {"aten::_ctc_loss_backward", 1},
+};
+
 template <typename List>
 bool contains(const List& list, const std::string& name) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
@@ -136,6 +154,9 @@ HostSchema::HostSchema(const OperatorHandle& handle)
   const bool hides_its_generator = !is_random && op.hasTag(at::Tag::nondeterministic_seeded);
   is_inferable = !depends_on_data && !reads_values && !hides_its_generator &&
                  base.compare(0, kNamespace.size(), kNamespace) == 0;
+  for (const ResultLike& entry : kResultsLike) {
+    if (entry.op == base && result_count == 1) results_like.push_back(entry.argument);
+  }
   runs_on_one_thread = contains(kAtomicOps, base);
   takes_cpu_tensors = contains(kMixedOps, base);
   if (!writes && !is_view && is_inferable) {

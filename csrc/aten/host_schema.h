@@ -39,6 +39,9 @@ struct HostSchema {
   // Takes tensors of the CPU (indices, lengths) beside those of the device.
   bool takes_cpu_tensors = false;
 
+  // Where there is no meta function: the arguments whose sizes and dtypes the results have.
+  std::vector<int> results_like;
+
   // The overload that writes into tensors it is given, with a CPU kernel of its own.
   std::optional<c10::OperatorHandle> out_overload;
 };

@@ -216,6 +216,13 @@ Tensor roll(const Tensor& self, IntArrayRef shifts, IntArrayRef dims) {
   return out;
 }
 
+// A host op; its meta function does not look at the index' dtype.
+Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
+  TORCH_CHECK(index.scalar_type() == ScalarType::Int || index.scalar_type() == ScalarType::Long,
+              "index_select(): Expected dtype int32 or int64 for index");
+  return to_host<Tensor>("aten::index_select", "", self, dim, index);
+}
+
 // Queued work holds its Blocks whichever stream it is on: there is nothing to note.
 void record_stream(Tensor&, c10::Stream) {}
 
@@ -227,6 +234,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("stack", TORCH_FN(stack));
   m.impl("stack.out", TORCH_FN(stack_out));
   m.impl("roll", TORCH_FN(roll));
+  m.impl("index_select", TORCH_FN(index_select));
   m.impl("record_stream", TORCH_FN(record_stream));
 }
 
