@@ -195,6 +195,16 @@ def warm_turns(operations: int) -> int:
     return max(3, math.ceil(WARM_NODES / operations))
 
 
+def settle() -> None:
+    """Lets the worker plan what has been handed over, without waiting for it: a wait would be a
+    boundary of its own."""
+    planned = -1
+    while planned != (
+        planned := sum(torch.accel.counters()[n] for n in ("plan_hits", "plan_misses"))
+    ):
+        time.sleep(0.05)
+
+
 LOOP_SIZES = [3, 10, 64, 130, 257, 483, 512, 1000, 1680, 2000]
 
 
@@ -220,18 +230,16 @@ def test_a_loop_that_reads_nothing_stops_planning(counted, operations):
     turns = max(10, math.ceil(6 * WARM_NODES / operations))
     for _ in range(warm_turns(operations)):
         turn()
+    settle()
     with counted() as change:
         for _ in range(turns):
             turn()
-    torch.accel.synchronize()
-    # Planning runs behind recording by what is in flight: a Segment handed over during the warm-up
-    # may still be planned here. A boundary that drifts against the loop misses in every turn.
+        settle()
+    # While the host settled the idle worker took the tail; the Segment after it may be new.
+    # A boundary that drifts against the loop misses once a Segment.
     assert change["nodes"] == turns * operations
-    assert change["plan_misses"] <= 2
-    with counted() as change:
-        for _ in range(turns):
-            turn()
-    assert change["plan_misses"] <= 1  # the one that follows the synchronise
+    assert change["plan_hits"] >= 5
+    assert change["plan_misses"] <= 1
 
 
 @fused_only
@@ -258,13 +266,18 @@ def test_a_gpt_stops_planning_at_its_fourth_step(counted, train_gpt, reads, amp)
         loss = step()
         if reads:
             loss.item()
+    if not reads:
+        settle()
     with counted() as change:
         for _ in range(10):
             loss = step()
             if reads:
                 loss.item()
-    # Without reads, what the third step handed over may be planned during the fourth.
-    assert change["plan_misses"] <= (0 if reads else 2)
+        if not reads:
+            settle()
+    # While the host settled the idle worker took the tail; the Segment after it may be new.
+    assert change["plan_hits"] >= 10
+    assert change["plan_misses"] <= (0 if reads else 1)
     assert change["fallbacks"] == 0
     assert change["host_op_copies"] == 0
     assert change["waits"] <= (10 if reads else 0)
@@ -506,7 +519,9 @@ def error_of(call, device: str) -> tuple[type, str]:
     with pytest.raises(Exception) as caught:
         call(device)
     message = str(caught.value).splitlines()[0]
-    return type(caught.value), message.replace("accel:0", "cpu").replace("accelFloat", "CPUFloat")
+    return type(caught.value), message.replace("accel:0", "cpu").replace(
+        "accelFloatType", "torch.FloatTensor"
+    )
 
 
 BAD_CALLS = {
@@ -759,17 +774,21 @@ def test_exit_with_work_queued_is_clean(run_python, ending):
         assert word not in out
 
 
-def test_exit_while_another_thread_records_is_clean(run_python):
+def test_exit_with_the_work_of_another_thread_queued_is_clean(run_python):
+    # The thread must not be inside torch at the exit: on the CPU, too, that ends in an abort.
     run_python(
         LONG_WORK
         + """
 import threading
-def forever():
-    y = torch.ones(10, device="accel")
+recorded = threading.Event()
+def record():
+    with torch.accel.stream(torch.accel.Stream()):
+        queue(20)
+    recorded.set()
     while True:
-        y = y + 1
-threading.Thread(target=forever, daemon=True).start()
-time.sleep(0.2)
+        time.sleep(1)
+threading.Thread(target=record, daemon=True).start()
+recorded.wait()
 """,
         timeout=60,
     )
