@@ -10,6 +10,7 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ScalarOps.h>
+#include <c10/util/MaybeOwned.h>
 
 #include "csrc/aten/recording.h"
 
@@ -30,8 +31,8 @@ enum class Rule {
 
 TensorIterator iterate(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
   TensorIteratorConfig config;
-  config.set_check_mem_overlap(true).allow_cpu_scalars(true).add_owned_output(out);
-  for (const Tensor* input : inputs) config.add_owned_const_input(*input);
+  config.set_check_mem_overlap(true).allow_cpu_scalars(true).add_borrowed_output(out);
+  for (const Tensor* input : inputs) config.add_borrowed_const_input(*input);
   config.promote_inputs_to_common_dtype(true);
   switch (rule) {
     case Rule::Same:
@@ -67,9 +68,13 @@ bool recordable(const Tensor& out, std::initializer_list<const Tensor*> inputs) 
   return on_device;
 }
 
+// The output as given (in place, out=) or made. Given ones are never copied: see Recording.
+using Output = c10::MaybeOwned<Tensor>;
+
 struct Inference {
-  Tensor out;
+  Output output;
   ScalarType compute;
+  const Tensor& out() const { return *output; }
 };
 
 // Same shape, dtype and dense layout everywhere: the most common case by far needs no iterator.
@@ -97,14 +102,15 @@ Inference infer(const Tensor& out, std::initializer_list<const Tensor*> inputs, 
   if (uniform(out, inputs)) {
     const ScalarType dtype = first.scalar_type();
     if (rule == Rule::Same || (rule == Rule::Float && at::isFloatingType(dtype))) {
-      return {out.defined() ? out : empty_like(first, dtype), dtype};
+      return {out.defined() ? Output::borrowed(out) : Output::owned(empty_like(first, dtype)), dtype};
     }
     if (rule == Rule::Compare && !out.defined()) {
-      return {empty_like(first, ScalarType::Bool), dtype};
+      return {Output::owned(empty_like(first, ScalarType::Bool)), dtype};
     }
   }
   TensorIterator iter = iterate(out, inputs, rule);
-  return {iter.tensor(0), iter.common_dtype()};
+  return {out.defined() ? Output::borrowed(out) : Output::owned(Tensor(iter.tensor(0))),
+          iter.common_dtype()};
 }
 
 // Adds an input, or the value of a CPU scalar.
@@ -117,32 +123,32 @@ void add_operand(Recording& recording, const Tensor& tensor, IntArrayRef sizes,
   }
 }
 
-// The first operand must be a View: a CPU scalar there becomes a device scalar.
-Tensor on_device(const Tensor& tensor, const Tensor& like) {
-  return tensor.device().is_cpu() ? tensor.to(like.device()) : tensor;
-}
-
-const Tensor& device_operand(const Tensor& a, const Tensor& b) {
-  return a.device().is_cpu() ? b : a;
+// An operand that must be a View: a CPU scalar there becomes a device scalar.
+void add_view(Recording& recording, const Tensor& tensor, const Tensor& out) {
+  if (tensor.device().is_cpu()) {
+    recording.input(tensor.to(out.device()), out.sizes());
+  } else {
+    recording.input(tensor, out.sizes());
+  }
 }
 
 // --- unary ---------------------------------------------------------------------------------------
 
-Tensor unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
-  const Inference inferred = infer(out, {&self}, rule);
+Output unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
+  Inference inferred = infer(out, {&self}, rule);
   Recording(opcode)
-      .output(inferred.out)
-      .input(self, inferred.out.sizes())
+      .output(inferred.out())
+      .input(self, inferred.out().sizes())
       .attribute(inferred.compute)
       .record();
-  return inferred.out;
+  return std::move(inferred.output);
 }
 
 template <const char* const* kName, Opcode kOpcode, Rule kRule>
 struct Unary {
   static Tensor functional(const Tensor& self) {
     if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "", self);
-    return unary(kOpcode, kRule, {}, self);
+    return *unary(kOpcode, kRule, {}, self);
   }
   static Tensor& in_place(Tensor& self) {
     if (!recordable(self, {&self})) {
@@ -164,23 +170,23 @@ struct Unary {
 
 // --- binary --------------------------------------------------------------------------------------
 
-Tensor binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self,
+Output binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self,
               const Tensor& other) {
-  const Inference inferred = infer(out, {&self, &other}, rule);
-  const IntArrayRef sizes = inferred.out.sizes();
+  Inference inferred = infer(out, {&self, &other}, rule);
+  const IntArrayRef sizes = inferred.out().sizes();
   Recording recording(opcode);
-  recording.output(inferred.out).attribute(inferred.compute);
-  recording.input(on_device(self, inferred.out), sizes);
+  recording.output(inferred.out()).attribute(inferred.compute);
+  add_view(recording, self, inferred.out());
   add_operand(recording, other, sizes, inferred.compute);
   recording.record();
-  return inferred.out;
+  return std::move(inferred.output);
 }
 
 template <const char* const* kName, const char* const* kOverload, Opcode kOpcode, Rule kRule>
 struct Binary {
   static Tensor functional(const Tensor& self, const Tensor& other) {
     if (!recordable({}, {&self, &other})) return to_host<Tensor>(*kName, *kOverload, self, other);
-    return binary(kOpcode, kRule, {}, self, other);
+    return *binary(kOpcode, kRule, {}, self, other);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other) {
     if (!recordable(self, {&self, &other})) {
@@ -203,13 +209,13 @@ struct Binary {
 // A tensor and a Scalar: the Scalar is a wrapped number, so it does not promote within a category.
 template <const char* const* kName, Opcode kOpcode, Rule kRule>
 struct BinaryScalar {
-  static Tensor run(const Tensor& out, const Tensor& self, const at::Scalar& other) {
+  static Output run(const Tensor& out, const Tensor& self, const at::Scalar& other) {
     Tensor number = at::native::wrapped_scalar_tensor(other);
     return binary(kOpcode, kRule, out, self, number);
   }
   static Tensor functional(const Tensor& self, const at::Scalar& other) {
     if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "Scalar", self, other);
-    return run({}, self, other);
+    return *run({}, self, other);
   }
   static Tensor& in_place(Tensor& self, const at::Scalar& other) {
     if (!recordable(self, {&self})) {
@@ -231,9 +237,9 @@ struct BinaryScalar {
 
 // --- add and sub ---------------------------------------------------------------------------------
 
-Tensor add_sub(Opcode opcode, const Tensor& out, const Tensor& self, const Tensor& other,
+Output add_sub(Opcode opcode, const Tensor& out, const Tensor& self, const Tensor& other,
                const at::Scalar& alpha) {
-  const Inference inferred = infer(out, {&self, &other}, Rule::Same);
+  Inference inferred = infer(out, {&self, &other}, Rule::Same);
   if (opcode == Opcode::Sub) {
     TORCH_CHECK(self.scalar_type() != ScalarType::Bool || other.scalar_type() != ScalarType::Bool,
                 "Subtraction, the `-` operator, with two bool tensors is not supported. "
@@ -247,15 +253,15 @@ Tensor add_sub(Opcode opcode, const Tensor& out, const Tensor& self, const Tenso
               "Boolean alpha only supported for Boolean results.");
   TORCH_CHECK(at::isFloatingType(inferred.compute) || alpha.isIntegral(true),
               "For integral input tensors, argument alpha must not be a floating point number.");
-  const IntArrayRef sizes = inferred.out.sizes();
+  const IntArrayRef sizes = inferred.out().sizes();
   const bool one = alpha.equal(1);
   Recording recording(opcode);
-  recording.output(inferred.out).attribute(inferred.compute).attribute(uint64_t{one});
-  recording.input(on_device(self, inferred.out), sizes);
+  recording.output(inferred.out()).attribute(inferred.compute).attribute(uint64_t{one});
+  add_view(recording, self, inferred.out());
   add_operand(recording, other, sizes, inferred.compute);
   if (!one) recording.scalar(scalar_of(alpha, inferred.compute));
   recording.record();
-  return inferred.out;
+  return std::move(inferred.output);
 }
 
 template <Opcode kOpcode>
@@ -267,7 +273,7 @@ struct AddSub {
     if (!recordable({}, {&self, &other})) {
       return to_host<Tensor>(name(), "Tensor", self, other, alpha);
     }
-    return add_sub(kOpcode, {}, self, other, alpha);
+    return *add_sub(kOpcode, {}, self, other, alpha);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable(self, {&self, &other})) {
@@ -298,27 +304,27 @@ Tensor pow_scalar(const Tensor& self, const at::Scalar& exponent) {
     return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
   }
   const double value = exponent.toDouble();
-  if (value == 2) return unary(Opcode::Square, Rule::Same, {}, self);
-  if (value == 0.5) return unary(Opcode::Sqrt, Rule::Same, {}, self);
-  if (value == -0.5) return unary(Opcode::Rsqrt, Rule::Same, {}, self);
-  if (value == -1) return unary(Opcode::Reciprocal, Rule::Same, {}, self);
-  return binary(Opcode::Pow, Rule::Same, {}, self, at::native::wrapped_scalar_tensor(exponent));
+  if (value == 2) return *unary(Opcode::Square, Rule::Same, {}, self);
+  if (value == 0.5) return *unary(Opcode::Sqrt, Rule::Same, {}, self);
+  if (value == -0.5) return *unary(Opcode::Rsqrt, Rule::Same, {}, self);
+  if (value == -1) return *unary(Opcode::Reciprocal, Rule::Same, {}, self);
+  return *binary(Opcode::Pow, Rule::Same, {}, self, at::native::wrapped_scalar_tensor(exponent));
 }
 
 // --- activations with scalars --------------------------------------------------------------------
 
 // Ops of one to three tensors of one floating dtype, with scalars: gelu, silu_backward, ...
-Tensor floating(Opcode opcode, const Tensor& out, std::initializer_list<const Tensor*> inputs,
+Output floating(Opcode opcode, const Tensor& out, std::initializer_list<const Tensor*> inputs,
                 std::initializer_list<at::Scalar> scalars = {}) {
-  const Inference inferred = infer(out, inputs, Rule::Same);
+  Inference inferred = infer(out, inputs, Rule::Same);
   Recording recording(opcode);
-  recording.output(inferred.out).attribute(inferred.compute);
+  recording.output(inferred.out()).attribute(inferred.compute);
   for (const Tensor* input : inputs) {
-    recording.input(on_device(*input, inferred.out), inferred.out.sizes());
+    add_view(recording, *input, inferred.out());
   }
   for (const at::Scalar& scalar : scalars) recording.scalar(scalar_of(scalar, inferred.compute));
   recording.record();
-  return inferred.out;
+  return std::move(inferred.output);
 }
 
 Opcode gelu_opcode(c10::string_view approximate, bool backward) {
@@ -345,7 +351,7 @@ void require_floating(const char* kernel, const Tensor& self) {
 Tensor gelu(const Tensor& self, c10::string_view approximate) {
   require_floating("GeluKernelImpl", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::gelu", "", self, approximate);
-  return floating(gelu_opcode(approximate, false), {}, {&self});
+  return *floating(gelu_opcode(approximate, false), {}, {&self});
 }
 
 Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view approximate) {
@@ -353,13 +359,13 @@ Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view ap
   if (!floating_native({&grad, &self})) {
     return to_host<Tensor>("aten::gelu_backward", "", grad, self, approximate);
   }
-  return floating(gelu_opcode(approximate, true), {}, {&grad, &self});
+  return *floating(gelu_opcode(approximate, true), {}, {&grad, &self});
 }
 
 Tensor silu(const Tensor& self) {
   require_floating("silu_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::silu", "", self);
-  return floating(Opcode::Silu, {}, {&self});
+  return *floating(Opcode::Silu, {}, {&self});
 }
 
 Tensor& silu_(Tensor& self) {
@@ -375,7 +381,7 @@ Tensor& silu_(Tensor& self) {
 Tensor relu(const Tensor& self) {
   TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
   if (!recordable({}, {&self})) return to_host<Tensor>("aten::relu", "", self);
-  return floating(Opcode::Relu, {}, {&self});
+  return *floating(Opcode::Relu, {}, {&self});
 }
 
 Tensor& relu_(Tensor& self) {
@@ -392,20 +398,20 @@ Tensor& relu_(Tensor& self) {
 template <const char* const* kName, Opcode kOpcode>
 Tensor backward_of(const Tensor& grad, const Tensor& saved) {
   if (!floating_native({&grad, &saved})) return to_host<Tensor>(*kName, "", grad, saved);
-  return floating(kOpcode, {}, {&grad, &saved});
+  return *floating(kOpcode, {}, {&grad, &saved});
 }
 
 Tensor threshold_backward(const Tensor& grad, const Tensor& self, const at::Scalar& threshold) {
   if (!recordable({}, {&grad, &self})) {
     return to_host<Tensor>("aten::threshold_backward", "", grad, self, threshold);
   }
-  return floating(Opcode::ThresholdBackward, {}, {&grad, &self}, {threshold});
+  return *floating(Opcode::ThresholdBackward, {}, {&grad, &self}, {threshold});
 }
 
 Tensor leaky_relu(const Tensor& self, const at::Scalar& slope) {
   require_floating("leaky_relu_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>("aten::leaky_relu", "", self, slope);
-  return floating(Opcode::LeakyRelu, {}, {&self}, {slope});
+  return *floating(Opcode::LeakyRelu, {}, {&self}, {slope});
 }
 
 Tensor leaky_relu_backward(const Tensor& grad, const Tensor& self, const at::Scalar& slope,
@@ -413,7 +419,7 @@ Tensor leaky_relu_backward(const Tensor& grad, const Tensor& self, const at::Sca
   if (!floating_native({&grad, &self})) {
     return to_host<Tensor>("aten::leaky_relu_backward", "", grad, self, slope, self_is_result);
   }
-  return floating(Opcode::LeakyReluBackward, {}, {&grad, &self}, {slope});
+  return *floating(Opcode::LeakyReluBackward, {}, {&grad, &self}, {slope});
 }
 
 Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
@@ -421,7 +427,7 @@ Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
   if (!floating_native({&self})) {
     return to_host<Tensor>("aten::elu", "", self, alpha, scale, input_scale);
   }
-  return floating(Opcode::Elu, {}, {&self},
+  return *floating(Opcode::Elu, {}, {&self},
                   {alpha.toDouble() * scale.toDouble(), scale, input_scale});
 }
 
@@ -430,7 +436,7 @@ Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& th
   if (!floating_native({&self})) {
     return to_host<Tensor>("aten::softplus", "", self, beta, threshold);
   }
-  return floating(Opcode::Softplus, {}, {&self}, {beta, threshold});
+  return *floating(Opcode::Softplus, {}, {&self}, {beta, threshold});
 }
 
 Tensor softplus_backward(const Tensor& grad, const Tensor& self, const at::Scalar& beta,
@@ -438,12 +444,12 @@ Tensor softplus_backward(const Tensor& grad, const Tensor& self, const at::Scala
   if (!floating_native({&grad, &self})) {
     return to_host<Tensor>("aten::softplus_backward", "", grad, self, beta, threshold);
   }
-  return floating(Opcode::SoftplusBackward, {}, {&grad, &self}, {beta, threshold});
+  return *floating(Opcode::SoftplusBackward, {}, {&grad, &self}, {beta, threshold});
 }
 
 Tensor hardtanh(const Tensor& self, const at::Scalar& low, const at::Scalar& high) {
   if (!floating_native({&self})) return to_host<Tensor>("aten::hardtanh", "", self, low, high);
-  return floating(Opcode::Hardtanh, {}, {&self}, {low, high});
+  return *floating(Opcode::Hardtanh, {}, {&self}, {low, high});
 }
 
 Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scalar& low,
@@ -451,14 +457,14 @@ Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scala
   if (!floating_native({&grad, &self})) {
     return to_host<Tensor>("aten::hardtanh_backward", "", grad, self, low, high);
   }
-  return floating(Opcode::HardtanhBackward, {}, {&grad, &self}, {low, high});
+  return *floating(Opcode::HardtanhBackward, {}, {&grad, &self}, {low, high});
 }
 
 template <const char* const* kName, Opcode kOpcode>
 Tensor activation(const Tensor& self) {
   require_floating("activation_cpu", self);
   if (!floating_native({&self})) return to_host<Tensor>(*kName, "", self);
-  return floating(kOpcode, {}, {&self});
+  return *floating(kOpcode, {}, {&self});
 }
 
 // --- selection -----------------------------------------------------------------------------------
@@ -473,17 +479,14 @@ Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
     return to_host<Tensor>("aten::where", "self", condition, self, other);
   }
   const ScalarType compute = at::result_type(self, other);
-  const Tensor a = on_device(self, condition), b = on_device(other, condition);
-  const auto sizes =
-      at::infer_size_dimvector(at::infer_size_dimvector(condition.sizes(), a.sizes()), b.sizes());
-  const Tensor out = empty_on(condition, sizes, compute);
-  Recording(Opcode::Where)
-      .output(out)
-      .input(condition, sizes)
-      .input(a, sizes)
-      .input(b, sizes)
-      .attribute(compute)
-      .record();
+  const auto sizes = at::infer_size_dimvector(
+      at::infer_size_dimvector(condition.sizes(), self.sizes()), other.sizes());
+  Tensor out = empty_on(condition, sizes, compute);
+  Recording recording(Opcode::Where);
+  recording.output(out).input(condition, sizes).attribute(compute);
+  add_view(recording, self, out);
+  add_view(recording, other, out);
+  recording.record();
   return out;
 }
 
@@ -556,12 +559,12 @@ Tensor& zero_(Tensor& self) { return fill_(self, 0); }
 
 // --- clamp, lerp, addcmul ------------------------------------------------------------------------
 
-Tensor clamp_bounds(const Tensor& out, const Tensor& self, const std::optional<at::Scalar>& low,
+Output clamp_bounds(const Tensor& out, const Tensor& self, const std::optional<at::Scalar>& low,
                     const std::optional<at::Scalar>& high) {
   ScalarType compute = self.scalar_type();
   if (low) compute = c10::promoteTypes(compute, at::result_type(self, *low));
   if (high) compute = c10::promoteTypes(compute, at::result_type(self, *high));
-  const Tensor result = out.defined() ? out : empty_like(self, compute);
+  Output result = out.defined() ? Output::borrowed(out) : Output::owned(empty_like(self, compute));
   if (out.defined()) {
     TORCH_CHECK(c10::canCast(compute, out.scalar_type()), "result type ", compute,
                 " can't be cast to the desired output type ", out.scalar_type());
@@ -569,7 +572,7 @@ Tensor clamp_bounds(const Tensor& out, const Tensor& self, const std::optional<a
   }
   const Opcode opcode = low && high ? Opcode::Clamp : low ? Opcode::ClampMin : Opcode::ClampMax;
   Recording recording(opcode);
-  recording.output(result).input(self, result.sizes()).attribute(compute);
+  recording.output(*result).input(self, result->sizes()).attribute(compute);
   if (low) recording.scalar(scalar_of(*low, compute));
   if (high) recording.scalar(scalar_of(*high, compute));
   recording.record();
@@ -588,7 +591,7 @@ bool clampable(const Tensor& out, const Tensor& self, const std::optional<at::Sc
 Tensor clamp(const Tensor& self, const std::optional<at::Scalar>& low,
              const std::optional<at::Scalar>& high) {
   if (!clampable({}, self, low, high)) return to_host<Tensor>("aten::clamp", "", self, low, high);
-  return clamp_bounds({}, self, low, high);
+  return *clamp_bounds({}, self, low, high);
 }
 
 Tensor& clamp_(Tensor& self, const std::optional<at::Scalar>& low,
@@ -625,7 +628,7 @@ Tensor lerp(const Tensor& self, const Tensor& end, const at::Scalar& weight) {
   if (!floating_native({&self, &end}) || weight.isComplex()) {
     return to_host<Tensor>("aten::lerp", "Scalar", self, end, weight);
   }
-  return floating(Opcode::Lerp, {}, {&self, &end}, {weight});
+  return *floating(Opcode::Lerp, {}, {&self, &end}, {weight});
 }
 
 Tensor& lerp_(Tensor& self, const Tensor& end, const at::Scalar& weight) {
@@ -642,7 +645,7 @@ Tensor lerp_tensor(const Tensor& self, const Tensor& end, const Tensor& weight) 
   if (!floating_native({&self, &end, &weight})) {
     return to_host<Tensor>("aten::lerp", "Tensor", self, end, weight);
   }
-  return floating(Opcode::LerpTensor, {}, {&self, &end, &weight});
+  return *floating(Opcode::LerpTensor, {}, {&self, &end, &weight});
 }
 
 template <Opcode kOpcode>
@@ -657,7 +660,7 @@ struct AddProduct {
   static Tensor functional(const Tensor& self, const Tensor& a, const Tensor& b,
                            const at::Scalar& value) {
     if (!native(self, a, b, value)) return to_host<Tensor>(name(), "", self, a, b, value);
-    return floating(kOpcode, {}, {&self, &a, &b}, {value});
+    return *floating(kOpcode, {}, {&self, &a, &b}, {value});
   }
   static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b,
                           const at::Scalar& value) {
@@ -692,7 +695,7 @@ struct DivMode {
     if (!native({}, self, other, mode)) {
       return to_host<Tensor>("aten::div", "Tensor_mode", self, other, mode);
     }
-    return binary(opcode(mode), mode ? Rule::Same : Rule::Float, {}, self, other);
+    return *binary(opcode(mode), mode ? Rule::Same : Rule::Float, {}, self, other);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other,
                           std::optional<c10::string_view> mode) {
@@ -744,13 +747,13 @@ struct Logical {
     if (!recordable({}, {&self, &other}) || other.device().is_cpu() || self.device().is_cpu()) {
       return to_host<Tensor>(*kName, "", self, other);
     }
-    return binary(kOpcode, Rule::Bool, {}, self, other);
+    return *binary(kOpcode, Rule::Bool, {}, self, other);
   }
 };
 
 Tensor logical_not(const Tensor& self) {
   if (!recordable({}, {&self})) return to_host<Tensor>("aten::logical_not", "", self);
-  return unary(Opcode::LogicalNot, Rule::Bool, {}, self);
+  return *unary(Opcode::LogicalNot, Rule::Bool, {}, self);
 }
 
 // --- the tables ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 // device memory, and keeps no Tensor beyond the call.
 #pragma once
 
+#include <list>
 #include <optional>
 #include <string_view>
 
@@ -49,14 +50,20 @@ class Recording {
  public:
   explicit Recording(Opcode opcode) : opcode_(opcode) {}
 
+  // Tensors are named, not copied: a copy of the last reference and its end would each ask for the
+  // GIL. Temporaries are kept until the Recording goes.
   Recording& output(const Tensor& tensor) { return add(tensor, outputs_); }
   // Undefined tensors and empty options become absent Views.
   Recording& input(const Tensor& tensor) {
     return tensor.defined() ? add(tensor, inputs_) : no_input();
   }
   Recording& input(const OptionalTensor& tensor);
+  Recording& input(Tensor&& tensor) { return input(keep(std::move(tensor))); }
   // The Tensor broadcast to sizes.
   Recording& input(const Tensor& tensor, IntArrayRef sizes);
+  Recording& input(Tensor&& tensor, IntArrayRef sizes) {
+    return input(keep(std::move(tensor)), sizes);
+  }
   // Any strided view of the Tensor's storage; element offset from the Tensor's own.
   Recording& input(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides);
   Recording& output(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides);
@@ -81,6 +88,8 @@ class Recording {
   };
   using Entries = c10::SmallVector<Entry, 8>;
 
+  const Tensor& keep(Tensor&& tensor) { return kept_.emplace_back(std::move(tensor)); }
+
   Recording& add(const Tensor& tensor, Entries& entries);
   Recording& add(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides, Entries& entries);
 
@@ -91,6 +100,7 @@ class Recording {
   c10::SmallVector<uint64_t, 8> attributes_;
   c10::SmallVector<Scalar, 8> scalars_;
   std::unique_ptr<graph::HostCall> host_call_;
+  std::list<Tensor> kept_;
 };
 
 // --- outputs -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ namespace {
 constexpr int kCounters = static_cast<int>(Counter::Count);
 std::atomic<int64_t> g_counters[kCounters];
 constexpr const char* kNames[kCounters] = {
-    "nodes",    "segments",       "launches",  "plan_hits", "plan_misses", "plan_nanoseconds",
-    "host_ops", "host_op_copies", "fallbacks",
+    "nodes",       "segments",         "idle_segments", "launches",       "plan_hits",
+    "plan_misses", "plan_nanoseconds", "host_ops",      "host_op_copies", "fallbacks",
 };
 
 std::mutex& tally_mutex() {

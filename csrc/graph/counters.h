@@ -10,6 +10,7 @@ namespace accel::graph {
 enum class Counter {
   Nodes,
   Segments,
+  IdleSegments,  // of them: taken by an idle worker
   Launches,
   PlanHits,
   PlanMisses,

@@ -110,6 +110,7 @@ void Recorder::submit(Planning planning) {
   segment_->seal(planning == Planning::Separately);
   pending_.store(false, std::memory_order_release);
   count(Counter::Segments);
+  if (planning == Planning::Separately && fusion_enabled()) count(Counter::IdleSegments);
   sequences_.push_back(stream_.submit(make_segment_command(stream_, std::move(segment_),
                                                            planning == Planning::Separately)));
   if (sequences_.size() > kRemembered) sequences_.pop_front();
