@@ -13,10 +13,12 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
                          transposed, output_padding, groups);
 }
 
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(
-    const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef stride,
-    IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
-    int64_t groups, std::array<bool, 3> output_mask) {
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& input,
+                                                        const Tensor& weight, IntArrayRef stride,
+                                                        IntArrayRef padding, IntArrayRef dilation,
+                                                        bool transposed, IntArrayRef output_padding,
+                                                        int64_t groups,
+                                                        std::array<bool, 3> output_mask) {
   const int64_t outputs = transposed ? weight.size(1) * groups : weight.size(0);
   return to_host<std::tuple<Tensor, Tensor, Tensor>>(
       "aten::convolution_backward", "", grad, input, weight, IntArrayRef{outputs}, stride, padding,

@@ -205,14 +205,15 @@ void in_place(Opcode opcode, TensorList self, Lists others, const Operands& oper
 
 // --- ops -----------------------------------------------------------------------------------------
 
-#define ACCEL_FOREACH_UNARY(X)                                                                    \
-  X(abs, Abs)                                                                                     \
-  X(acos, Acos)                                                                                   \
-  X(asin, Asin) X(atan, Atan) X(ceil, Ceil) X(cos, Cos) X(cosh, Cosh) X(erf, Erf) X(erfc, Erfc)   \
-      X(exp, Exp) X(expm1, Expm1) X(floor, Floor) X(lgamma, Lgamma) X(log, Log) X(log10, Log10)   \
-          X(log1p, Log1p) X(log2, Log2) X(neg, Neg) X(reciprocal, Reciprocal) X(round, RoundEven) \
-              X(rsqrt, Rsqrt) X(sigmoid, Sigmoid) X(sign, Sign) X(sin, Sin) X(sinh, Sinh)         \
-                  X(sqrt, Sqrt) X(tan, Tan) X(tanh, Tanh) X(trunc, Trunc)
+// clang-format off
+#define ACCEL_FOREACH_UNARY(X)                                                               \
+  X(abs, Abs) X(acos, Acos) X(asin, Asin) X(atan, Atan) X(ceil, Ceil) X(cos, Cos)            \
+  X(cosh, Cosh) X(erf, Erf) X(erfc, Erfc) X(exp, Exp) X(expm1, Expm1) X(floor, Floor)        \
+  X(lgamma, Lgamma) X(log, Log) X(log10, Log10) X(log1p, Log1p) X(log2, Log2) X(neg, Neg)    \
+  X(reciprocal, Reciprocal) X(round, RoundEven) X(rsqrt, Rsqrt) X(sigmoid, Sigmoid)          \
+  X(sign, Sign) X(sin, Sin) X(sinh, Sinh) X(sqrt, Sqrt) X(tan, Tan) X(tanh, Tanh)            \
+  X(trunc, Trunc)
+// clang-format on
 
 #define ACCEL_DEFINE(name, opcode)                                                     \
   std::vector<Tensor> name##_new(TensorList self) {                                    \

@@ -147,8 +147,9 @@ HostSchema::HostSchema(const OperatorHandle& handle)
     reads_values |= entry.kind == Result::Value;
     returns.push_back(entry);
   }
-  const bool depends_on_data =
-      op.hasTag(at::Tag::dynamic_output_shape) || op.hasTag(at::Tag::data_dependent_output);
+  // index() is given positions, never masks (see shape.cpp), so that its shape is known.
+  const bool depends_on_data = base != "aten::index" && (op.hasTag(at::Tag::dynamic_output_shape) ||
+                                                         op.hasTag(at::Tag::data_dependent_output));
   // These are values on every device; that unique() waits here is a want of a kernel.
   reads_values |= depends_on_data && (base == "aten::nonzero" || base == "aten::masked_select");
   const bool hides_its_generator = !is_random && op.hasTag(at::Tag::nondeterministic_seeded);

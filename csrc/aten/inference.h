@@ -36,10 +36,10 @@ class Inferred final : public Meta {
       const c10::DeviceGuard guard(options.device());
       auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
       const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
-      output = strides.empty() ? at::detail::empty_generic(sizes, allocator, keys, dtype,
-                                                           options.memory_format_opt())
-                               : at::detail::empty_strided_generic(sizes, strides, allocator, keys,
-                                                                   dtype);
+      output = strides.empty()
+                   ? at::detail::empty_generic(sizes, allocator, keys, dtype,
+                                               options.memory_format_opt())
+                   : at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
       return;
     }
     TORCH_CHECK(output.scalar_type() == dtype, "Expected out tensor to have dtype ",

@@ -1,8 +1,8 @@
 // Matrix products: mm, bmm, addmm, baddbmm, addmv, dot. One Matmul Node each; what is added to the
 // product is a pointwise Node behind it, on the unrounded product, which fusion makes an epilogue.
 #include <ATen/Context.h>
-#include <ATen/ops/result_type.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/ops/result_type.h>
 
 #include "csrc/aten/recording.h"
 
@@ -10,9 +10,7 @@ namespace accel::aten {
 
 namespace {
 
-bool multiplies(ScalarType dtype) {
-  return is_native(dtype) && dtype != ScalarType::Bool;
-}
+bool multiplies(ScalarType dtype) { return is_native(dtype) && dtype != ScalarType::Bool; }
 
 bool native(std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors) {
@@ -108,14 +106,13 @@ void affine_into(const Tensor& out, const Tensor& bias, const Tensor& a, const T
 // --- checks, in ATen's words ---------------------------------------------------------------------
 
 void check_same_dtype(const Tensor& a, const Tensor& b) {
-  TORCH_CHECK(a.scalar_type() == b.scalar_type(), "expected m1 and m2 to have the same dtype, but got: ",
-              a.dtype(), " != ", b.dtype());
+  TORCH_CHECK(a.scalar_type() == b.scalar_type(),
+              "expected m1 and m2 to have the same dtype, but got: ", a.dtype(), " != ", b.dtype());
 }
 
 void check_device(const Tensor& a, const Tensor& b, const char* op, const char* argument) {
-  TORCH_CHECK(b.device() == a.device(),
-              "Expected all tensors to be on the same device, but got ", argument, " is on ",
-              b.device(), ", different from other tensors on ", a.device(),
+  TORCH_CHECK(b.device() == a.device(), "Expected all tensors to be on the same device, but got ",
+              argument, " is on ", b.device(), ", different from other tensors on ", a.device(),
               " (when checking argument in method wrapper_PrivateUse1_", op, ")");
 }
 
@@ -135,8 +132,8 @@ void check_bmm(const Tensor& a, const Tensor& b) {
 }
 
 void check_out(const Tensor& out, const Tensor& a) {
-  TORCH_CHECK(out.scalar_type() == a.scalar_type(), "Expected out tensor to have dtype ",
-              a.dtype(), ", but got ", out.dtype(), " instead");
+  TORCH_CHECK(out.scalar_type() == a.scalar_type(), "Expected out tensor to have dtype ", a.dtype(),
+              ", but got ", out.dtype(), " instead");
 }
 
 // --- ops -----------------------------------------------------------------------------------------
@@ -190,13 +187,12 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
 }
 
 void check_bias(const Tensor& bias, const Tensor& a, IntArrayRef sizes) {
-  TORCH_CHECK(bias.scalar_type() == a.scalar_type(), "self and mat2 must have the same dtype, but got ",
-              bias.dtype(), " and ", a.dtype());
+  TORCH_CHECK(bias.scalar_type() == a.scalar_type(),
+              "self and mat2 must have the same dtype, but got ", bias.dtype(), " and ", a.dtype());
   TORCH_CHECK(at::is_expandable_to(bias.sizes(), sizes), "The expanded size of the tensor (",
-              sizes.back(), ") must match the existing size (",
-              bias.dim() ? bias.size(-1) : 1, ") at non-singleton dimension ",
-              static_cast<int64_t>(sizes.size()) - 1, ".  Target sizes: ", sizes,
-              ".  Tensor sizes: ", bias.sizes());
+              sizes.back(), ") must match the existing size (", bias.dim() ? bias.size(-1) : 1,
+              ") at non-singleton dimension ", static_cast<int64_t>(sizes.size()) - 1,
+              ".  Target sizes: ", sizes, ".  Tensor sizes: ", bias.sizes());
 }
 
 Tensor& affine_out(const char* name, const Tensor& bias, const Tensor& a, const Tensor& b,
@@ -257,10 +253,10 @@ Tensor& addmv_out(const Tensor& bias, const Tensor& matrix, const Tensor& vector
   TORCH_CHECK(matrix.dim() == 2 && vector.dim() == 1 && bias.dim() <= 1,
               "vector + matrix @ vector expected, got ", bias.dim(), ", ", matrix.dim(), ", ",
               vector.dim());
-  TORCH_CHECK(matrix.size(1) == vector.size(0) &&
-                  (matrix.size(0) == bias.numel() || bias.numel() == 1),
-              "size mismatch, got input (", bias.size(0), "), mat (", matrix.size(0), "x",
-              matrix.size(1), "), vec (", vector.size(0), ")");
+  TORCH_CHECK(
+      matrix.size(1) == vector.size(0) && (matrix.size(0) == bias.numel() || bias.numel() == 1),
+      "size mismatch, got input (", bias.size(0), "), mat (", matrix.size(0), "x", matrix.size(1),
+      "), vec (", vector.size(0), ")");
   check_device(matrix, vector, "addmv", "vec");
   check_device(matrix, bias, "addmv", "self");
   if (!out.is_same(bias)) resize_output(out, {matrix.size(0)});
@@ -268,8 +264,8 @@ Tensor& addmv_out(const Tensor& bias, const Tensor& matrix, const Tensor& vector
     to_host<Tensor>("aten::addmv", "out", bias, matrix, vector, beta, alpha, out);
     return out;
   }
-  affine_into(out.unsqueeze(1), bias.dim() ? bias.unsqueeze(1) : bias, matrix,
-              vector.unsqueeze(1), beta, alpha);
+  affine_into(out.unsqueeze(1), bias.dim() ? bias.unsqueeze(1) : bias, matrix, vector.unsqueeze(1),
+              beta, alpha);
   return out;
 }
 
@@ -279,10 +275,9 @@ Tensor dot(const Tensor& a, const Tensor& b) {
   TORCH_CHECK(a.scalar_type() == b.scalar_type(),
               "dot : expected both vectors to have same dtype, but found ", a.scalar_type(),
               " and ", b.scalar_type());
-  TORCH_CHECK(a.numel() == b.numel(),
-              "inconsistent tensor size, expected tensor [", a.numel(), "] and src [", b.numel(),
-              "] to have the same number of elements, but got ", a.numel(), " and ", b.numel(),
-              " elements respectively");
+  TORCH_CHECK(a.numel() == b.numel(), "inconsistent tensor size, expected tensor [", a.numel(),
+              "] and src [", b.numel(), "] to have the same number of elements, but got ",
+              a.numel(), " and ", b.numel(), " elements respectively");
   check_device(a, b, "dot", "tensor");
   if (!native({&a, &b})) return to_host<Tensor>("aten::dot", "", a, b);
   const Tensor out = empty_on(a, {}, a.scalar_type());

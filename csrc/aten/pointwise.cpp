@@ -1,15 +1,15 @@
 // Pointwise ops: one table row an op. TensorIterator infers shapes, promotion and overlaps on accel
 // tensors as they are; what it computes on other devices is one recorded Node here.
-#include <ATen/TensorIterator.h>
-#include <ATen/native/TensorIterator.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/result_type.h>
-#include <ATen/ops/clamp.h>
-#include <ATen/ops/sub.h>
-#include <ATen/ops/where.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ScalarOps.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/native/TensorIterator.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/result_type.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/where.h>
 #include <c10/util/MaybeOwned.h>
 
 #include "csrc/aten/recording.h"
@@ -23,10 +23,10 @@ using at::TensorIteratorConfig;
 
 // How inputs are promoted and what the output's dtype is.
 enum class Rule {
-  Same,      // common dtype in and out
-  Float,     // integers become the default floating dtype
-  Compare,   // common dtype in, bool out
-  Bool,      // any in, bool out (logical ops)
+  Same,     // common dtype in and out
+  Float,    // integers become the default floating dtype
+  Compare,  // common dtype in, bool out
+  Bool,     // any in, bool out (logical ops)
 };
 
 TensorIterator iterate(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
@@ -102,7 +102,8 @@ Inference infer(const Tensor& out, std::initializer_list<const Tensor*> inputs, 
   if (uniform(out, inputs)) {
     const ScalarType dtype = first.scalar_type();
     if (rule == Rule::Same || (rule == Rule::Float && at::isFloatingType(dtype))) {
-      return {out.defined() ? Output::borrowed(out) : Output::owned(empty_like(first, dtype)), dtype};
+      return {out.defined() ? Output::borrowed(out) : Output::owned(empty_like(first, dtype)),
+              dtype};
     }
     if (rule == Rule::Compare && !out.defined()) {
       return {Output::owned(empty_like(first, ScalarType::Bool)), dtype};
@@ -266,9 +267,7 @@ Output add_sub(Opcode opcode, const Tensor& out, const Tensor& self, const Tenso
 
 template <Opcode kOpcode>
 struct AddSub {
-  static constexpr const char* name() {
-    return kOpcode == Opcode::Add ? "aten::add" : "aten::sub";
-  }
+  static constexpr const char* name() { return kOpcode == Opcode::Add ? "aten::add" : "aten::sub"; }
   static Tensor functional(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable({}, {&self, &other})) {
       return to_host<Tensor>(name(), "Tensor", self, other, alpha);
@@ -428,7 +427,7 @@ Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
     return to_host<Tensor>("aten::elu", "", self, alpha, scale, input_scale);
   }
   return *floating(Opcode::Elu, {}, {&self},
-                  {alpha.toDouble() * scale.toDouble(), scale, input_scale});
+                   {alpha.toDouble() * scale.toDouble(), scale, input_scale});
 }
 
 Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& threshold) {
@@ -470,10 +469,10 @@ Tensor activation(const Tensor& self) {
 // --- selection -----------------------------------------------------------------------------------
 
 Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
-  TORCH_CHECK(condition.scalar_type() == ScalarType::Bool ||
-                  condition.scalar_type() == ScalarType::Byte,
-              "where expected condition to be a boolean tensor, but got a tensor with dtype ",
-              condition.scalar_type());
+  TORCH_CHECK(
+      condition.scalar_type() == ScalarType::Bool || condition.scalar_type() == ScalarType::Byte,
+      "where expected condition to be a boolean tensor, but got a tensor with dtype ",
+      condition.scalar_type());
   const bool all_there = condition.device().is_privateuseone();
   if (!all_there || !recordable({}, {&condition, &self, &other})) {
     return to_host<Tensor>("aten::where", "self", condition, self, other);
@@ -497,8 +496,8 @@ Tensor& masked_fill_(Tensor& self, const Tensor& mask, const at::Scalar& value) 
   TORCH_CHECK(self.device() == mask.device() || mask.dim() == 0,
               "expected self and mask to be on the same device, but got mask on ", mask.device(),
               " and self on ", self.device());
-  if (!recordable(self, {&self, &mask}) || mask.device().is_cpu() ||
-      (value.isComplex()) || at::has_internal_overlap(self) == at::MemOverlap::Yes) {
+  if (!recordable(self, {&self, &mask}) || mask.device().is_cpu() || (value.isComplex()) ||
+      at::has_internal_overlap(self) == at::MemOverlap::Yes) {
     to_host<Tensor>("aten::masked_fill_", "Scalar", self, mask, value);
     return self;
   }
@@ -547,9 +546,8 @@ Tensor& fill_(Tensor& self, const at::Scalar& value) {
 }
 
 Tensor& fill_tensor_(Tensor& self, const Tensor& value) {
-  TORCH_CHECK(value.dim() == 0,
-              "fill_ only supports 0-dimension value tensor but got tensor with ", value.dim(),
-              " dimensions.");
+  TORCH_CHECK(value.dim() == 0, "fill_ only supports 0-dimension value tensor but got tensor with ",
+              value.dim(), " dimensions.");
   if (value.device().is_cpu()) return fill_(self, value.item());
   self.copy_(value);
   return self;
@@ -619,9 +617,7 @@ Tensor clamp_max(const Tensor& self, const at::Scalar& high) {
   return at::clamp(self, std::nullopt, high);
 }
 Tensor& clamp_min_(Tensor& self, const at::Scalar& low) { return self.clamp_(low); }
-Tensor& clamp_max_(Tensor& self, const at::Scalar& high) {
-  return self.clamp_(std::nullopt, high);
-}
+Tensor& clamp_max_(Tensor& self, const at::Scalar& high) { return self.clamp_(std::nullopt, high); }
 
 Tensor lerp(const Tensor& self, const Tensor& end, const at::Scalar& weight) {
   require_floating("lerp_kernel_scalar", self);
@@ -662,8 +658,7 @@ struct AddProduct {
     if (!native(self, a, b, value)) return to_host<Tensor>(name(), "", self, a, b, value);
     return *floating(kOpcode, {}, {&self, &a, &b}, {value});
   }
-  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b,
-                          const at::Scalar& value) {
+  static Tensor& in_place(Tensor& self, const Tensor& a, const Tensor& b, const at::Scalar& value) {
     if (!native(self, a, b, value)) {
       to_host<Tensor>((std::string(name()) + "_").c_str(), "", self, a, b, value);
       return self;
@@ -697,8 +692,7 @@ struct DivMode {
     }
     return *binary(opcode(mode), mode ? Rule::Same : Rule::Float, {}, self, other);
   }
-  static Tensor& in_place(Tensor& self, const Tensor& other,
-                          std::optional<c10::string_view> mode) {
+  static Tensor& in_place(Tensor& self, const Tensor& other, std::optional<c10::string_view> mode) {
     if (!native(self, self, other, mode)) {
       to_host<Tensor>("aten::div_", "Tensor_mode", self, other, mode);
       return self;
@@ -758,6 +752,7 @@ Tensor logical_not(const Tensor& self) {
 
 // --- the tables ----------------------------------------------------------------------------------
 
+// clang-format off
 #define ACCEL_UNARY_TABLE(X)                                                                 \
   X(neg, Neg, Same) X(abs, Abs, Same) X(sign, Sign, Same) X(sqrt, Sqrt, Float)               \
   X(rsqrt, Rsqrt, Float) X(reciprocal, Reciprocal, Float) X(exp, Exp, Float)                 \
@@ -775,6 +770,7 @@ Tensor logical_not(const Tensor& self) {
 
 #define ACCEL_COMPARE_TABLE(X) \
   X(eq, Eq) X(ne, Ne) X(lt, Lt) X(le, Le) X(gt, Gt) X(ge, Ge)
+// clang-format on
 
 #define ACCEL_NAME(name) constexpr const char* k_##name = "aten::" #name;
 #define ACCEL_UNARY_NAME(name, opcode, rule) ACCEL_NAME(name)
@@ -798,12 +794,12 @@ constexpr const char* k_tensor = "Tensor";
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-#define ACCEL_REGISTER_UNARY(name, opcode, rule)                               \
-  {                                                                            \
-    using Op = Unary<&k_##name, Opcode::opcode, Rule::rule>;                   \
-    m.impl(#name, TORCH_FN(Op::functional));                                   \
-    m.impl(#name "_", TORCH_FN(Op::in_place));                                 \
-    m.impl(#name ".out", TORCH_FN(Op::out));                                   \
+#define ACCEL_REGISTER_UNARY(name, opcode, rule)             \
+  {                                                          \
+    using Op = Unary<&k_##name, Opcode::opcode, Rule::rule>; \
+    m.impl(#name, TORCH_FN(Op::functional));                 \
+    m.impl(#name "_", TORCH_FN(Op::in_place));               \
+    m.impl(#name ".out", TORCH_FN(Op::out));                 \
   }
   ACCEL_UNARY_TABLE(ACCEL_REGISTER_UNARY)
 
@@ -811,14 +807,13 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   auto with = [](const char* name, const char* overload) {
     return *overload ? std::string(name) + "." + overload : std::string(name);
   };
-#define ACCEL_REGISTER_BINARY(name, overload, opcode, rule)                             \
-  {                                                                                     \
-    using Op = Binary<&k_##name, &k_##name##_overload, Opcode::opcode, Rule::rule>;     \
-    m.impl(with(#name, #overload).c_str(), TORCH_FN(Op::functional));                   \
-    m.impl(#name ".out", TORCH_FN(Op::out));                                            \
+#define ACCEL_REGISTER_BINARY(name, overload, opcode, rule)                         \
+  {                                                                                 \
+    using Op = Binary<&k_##name, &k_##name##_overload, Opcode::opcode, Rule::rule>; \
+    m.impl(with(#name, #overload).c_str(), TORCH_FN(Op::functional));               \
+    m.impl(#name ".out", TORCH_FN(Op::out));                                        \
   }
-  ACCEL_BINARY_TABLE(ACCEL_REGISTER_BINARY)
-  {
+  ACCEL_BINARY_TABLE(ACCEL_REGISTER_BINARY) {
     using Mul = Binary<&k_mul, &k_mul_overload, Opcode::Mul, Rule::Same>;
     using Div = Binary<&k_div, &k_div_overload, Opcode::Div, Rule::Float>;
     m.impl("mul_.Tensor", TORCH_FN(Mul::in_place));
@@ -827,12 +822,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
     m.impl("div_.Tensor_mode", TORCH_FN(DivMode::in_place));
   }
 
-#define ACCEL_REGISTER_COMPARE(name, opcode)                                            \
-  {                                                                                     \
-    using Op = Binary<&k_##name, &k_tensor, Opcode::opcode, Rule::Compare>;             \
-    using Number = BinaryScalar<&k_##name, Opcode::opcode, Rule::Compare>;              \
-    m.impl(#name ".Tensor", TORCH_FN(Op::functional));                                  \
-    m.impl(#name ".Scalar", TORCH_FN(Number::functional));                              \
+#define ACCEL_REGISTER_COMPARE(name, opcode)                                \
+  {                                                                         \
+    using Op = Binary<&k_##name, &k_tensor, Opcode::opcode, Rule::Compare>; \
+    using Number = BinaryScalar<&k_##name, Opcode::opcode, Rule::Compare>;  \
+    m.impl(#name ".Tensor", TORCH_FN(Op::functional));                      \
+    m.impl(#name ".Scalar", TORCH_FN(Number::functional));                  \
   }
   ACCEL_COMPARE_TABLE(ACCEL_REGISTER_COMPARE)
 

@@ -105,7 +105,8 @@ Recording& Recording::add(const Tensor& tensor, Entries& entries) {
   if (device_ < 0) device_ = tensor.device().index();
   // Memory found by address may begin inside its Block.
   if (entry.view.block) {
-    const auto* base = static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
+    const auto* base =
+        static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
     entry.view.offset += base - entry.view.block->address;
   }
   entries.push_back(std::move(entry));
@@ -191,9 +192,12 @@ void Recording::record() {
     writes |= elements > 0;
   }
   if (!writes) return;
-  graph::NodeSpec node{opcode_,     {outputs.data(), outputs.size()}, {inputs.data(), inputs.size()},
+  graph::NodeSpec node{opcode_,
+                       {outputs.data(), outputs.size()},
+                       {inputs.data(), inputs.size()},
                        {attributes_.data(), attributes_.size()},
-                       {scalars_.data(), scalars_.size()}, std::move(host_call_)};
+                       {scalars_.data(), scalars_.size()},
+                       std::move(host_call_)};
   graph::record(device_, node);
 }
 
@@ -206,9 +210,9 @@ Tensor empty_on(const Tensor& like, IntArrayRef sizes, ScalarType dtype) {
 
 Tensor empty_on(const Tensor& like, IntArrayRef sizes, IntArrayRef strides, ScalarType dtype) {
   const c10::DeviceGuard guard(like.device());
-  return at::detail::empty_strided_generic(
-      sizes, strides, c10::GetAllocator(c10::kPrivateUse1),
-      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), dtype);
+  return at::detail::empty_strided_generic(sizes, strides, c10::GetAllocator(c10::kPrivateUse1),
+                                           c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                           dtype);
 }
 
 Tensor empty_like(const Tensor& like, ScalarType dtype) {
@@ -222,9 +226,8 @@ void resize_output(const Tensor& out, IntArrayRef sizes) { at::native::resize_ou
 
 PhiloxState reserve_philox(const std::optional<at::Generator>& generator, int device,
                            int64_t elements) {
-  const at::Generator& chosen = generator && generator->defined()
-                                    ? *generator
-                                    : runtime::default_generator(device);
+  const at::Generator& chosen =
+      generator && generator->defined() ? *generator : runtime::default_generator(device);
   auto* philox = at::check_generator<runtime::Generator>(chosen);
   const auto [seed, offset] = philox->reserve(static_cast<uint64_t>((elements + 3) / 4));
   return {scalar_of(static_cast<int64_t>(seed)), scalar_of(static_cast<int64_t>(offset))};

@@ -115,8 +115,8 @@ void resize_output(const Tensor& out, IntArrayRef sizes);
 
 // --- the way to a host op ------------------------------------------------------------------------
 
-// Runs an operator on ATen's CPU kernel over aliased device memory: recorded when its outputs can be
-// inferred, else after a wait. The boxed fallback of every op without a kernel of its own.
+// Runs an operator on ATen's CPU kernel over aliased device memory: recorded when its outputs can
+// be inferred, else after a wait. The boxed fallback of every op without a kernel of its own.
 void host_op(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
 namespace detail {
@@ -133,7 +133,8 @@ struct Results<std::tuple<Elements...>> {
   static std::tuple<Elements...> take(torch::jit::Stack& stack) {
     return [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
       return std::tuple<Elements...>{stack[kIndex].template to<Elements>()...};
-    }(std::index_sequence_for<Elements...>{});
+    }
+    (std::index_sequence_for<Elements...>{});
   }
 };
 

@@ -84,9 +84,9 @@ void resize_to(const Tensor& self, IntArrayRef size, at::OptionalIntArrayRef str
   c10::TensorImpl* impl = self.unsafeGetTensorImpl();
   at::native::resize_impl_cpu_(impl, size, stride, /*resize_storage=*/false);
   if (impl->numel() == 0) return;
-  const size_t needed = at::detail::computeStorageNbytes(
-      impl->sizes(), impl->strides(), impl->dtype().itemsize(),
-      static_cast<size_t>(impl->storage_offset()));
+  const size_t needed =
+      at::detail::computeStorageNbytes(impl->sizes(), impl->strides(), impl->dtype().itemsize(),
+                                       static_cast<size_t>(impl->storage_offset()));
   if (needed > impl->unsafe_storage().nbytes()) resize_storage(impl->unsafe_storage(), needed);
 }
 
@@ -136,11 +136,7 @@ Tensor host_alias(const Tensor& tensor) {
 }
 
 void record_copy(const Tensor& to, const Tensor& from) {
-  Recording(Opcode::Copy)
-      .output(to)
-      .input(from, to.sizes())
-      .attribute(to.scalar_type())
-      .record();
+  Recording(Opcode::Copy).output(to).input(from, to.sizes()).attribute(to.scalar_type()).record();
 }
 
 bool is_pinned(const Tensor& tensor) {
@@ -174,7 +170,8 @@ void copy_from_host(const Tensor& from, const Tensor& to, bool non_blocking) {
     return;
   }
   const bool native = is_native(plain) && is_native(to);
-  if (!native && !same_bits) return record_copy(to, upload(plain.to(to.scalar_type()), to.device()));
+  if (!native && !same_bits)
+    return record_copy(to, upload(plain.to(to.scalar_type()), to.device()));
   record_copy(to, upload(plain, to.device()));
 }
 

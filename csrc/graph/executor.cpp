@@ -62,8 +62,12 @@ class SegmentCommand final : public runtime::Command {
       return result;
     };
     const auto outputs = specs(node.outputs), inputs = specs(node.inputs);
-    NodeSpec spec{node.opcode, outputs, inputs, node.attributes,
-                  std::span(segment_->scalars()).subspan(node.first_scalar, node.scalars), nullptr};
+    NodeSpec spec{node.opcode,
+                  outputs,
+                  inputs,
+                  node.attributes,
+                  std::span(segment_->scalars()).subspan(node.first_scalar, node.scalars),
+                  nullptr};
     if (node.host_call >= 0) spec.host_call = std::move(segment_->host_calls()[node.host_call]);
     Segment alone;
     alone.append(spec);
@@ -86,10 +90,9 @@ class SegmentCommand final : public runtime::Command {
       kernels::set_team_width(runtime::elastic_team(stream_.tail()->last_recorded()));
       driver.launch(launch, arguments);
       if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
-        C10_THROW_ERROR(IndexError, c10::str("index ", fault.index,
-                                             " is out of range for a dimension of size ",
-                                             fault.bound, " (in ", operator_name(launch.name),
-                                             " on accel)"));
+        C10_THROW_ERROR(IndexError,
+                        c10::str("index ", fault.index, " is out of range for a dimension of size ",
+                                 fault.bound, " (in ", operator_name(launch.name), " on accel)"));
       }
     }
     count(Counter::Launches, static_cast<int64_t>(plan.launches.size()));

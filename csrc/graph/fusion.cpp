@@ -170,8 +170,7 @@ class Fuser {
       const bool full = alone.elements == merged.elements;
       const bool kept = is_reduction(merged.family) && alone.elements == merged.kept;
       if (!full && !kept) return false;
-      if (merged.family == Family::Matmul &&
-          !accumulates_in_fp32(graph_.nodes[merged.nodes[0]])) {
+      if (merged.family == Family::Matmul && !accumulates_in_fp32(graph_.nodes[merged.nodes[0]])) {
         return false;
       }
     } else {

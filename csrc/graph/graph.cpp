@@ -119,7 +119,8 @@ bool may_overlap(const View& a, const View& b) {
       const bool others_are_rows = std::all_of(a.strides.begin(), a.strides.end(), [&](int64_t s) {
         return std::abs(s) * size < row || (s * size) % row == 0;
       });
-      if (others_are_rows && reach(left) <= distance && distance + reach(right) <= row) return false;
+      if (others_are_rows && reach(left) <= distance && distance + reach(right) <= row)
+        return false;
     }
   }
   return true;

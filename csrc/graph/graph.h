@@ -12,7 +12,7 @@
 namespace accel::graph {
 
 struct View {
-  int32_t buffer = -1;  // -1: absent
+  int32_t buffer = -1;   // -1: absent
   int32_t ordinal = -1;  // among the Segment's Views: by which its offset is found at run time
   DType dtype = DType::Float32;
   std::vector<int64_t> sizes, strides;  // strides in elements

@@ -101,8 +101,10 @@ void Lowering::run() {
 
 void Lowering::pointwise() {
   constexpr double kSqrtHalf = std::numbers::sqrt2 / 2;
-  constexpr double kInverseSqrtTau = std::numbers::inv_sqrtpi / std::numbers::sqrt2;  // 1/sqrt(2 pi)
-  constexpr double kGeluBeta = std::numbers::sqrt2 * 2 * std::numbers::inv_sqrtpi / 2;  // sqrt(2/pi)
+  constexpr double kInverseSqrtTau =
+      std::numbers::inv_sqrtpi / std::numbers::sqrt2;  // 1/sqrt(2 pi)
+  constexpr double kGeluBeta =
+      std::numbers::sqrt2 * 2 * std::numbers::inv_sqrtpi / 2;  // sqrt(2/pi)
   constexpr double kGeluKappa = 0.044715;
   switch (node_.opcode) {
 #define ACCEL_LOWER_UNARY(name) \
@@ -134,8 +136,8 @@ void Lowering::pointwise() {
     case Opcode::MaskedFill:
       return out(select(truth(1), s(0), in(0)));
     case Opcode::Clamp:
-      return out(op(Op::Minimum, op(Op::Maximum, in(0), has(1) ? in(1) : s(0)),
-                    has(2) ? in(2) : s(1)));
+      return out(
+          op(Op::Minimum, op(Op::Maximum, in(0), has(1) ? in(1) : s(0)), has(2) ? in(2) : s(1)));
     case Opcode::ClampMin:
       return out(op(Op::Maximum, in(0), has(1) ? in(1) : s(0)));
     case Opcode::ClampMax:
@@ -297,7 +299,8 @@ void Lowering::pointwise() {
   }
 }
 
-// Box-Muller (1958): two uniform numbers give a normal one. 1 - u is in (0, 1], where log is finite.
+// Box-Muller (1958): two uniform numbers give a normal one. 1 - u is in (0, 1], where log is
+// finite.
 void Lowering::normal() {
   const Value u1 = builder_.uniform(node_.first_scalar, lane_);
   const Value u2 = builder_.uniform(node_.first_scalar + 2, lane_);
@@ -389,8 +392,8 @@ void Lowering::row() {
       if (node_.attributes.at(3)) grad = div(grad, in(3, Domain::Kept));
       if (has(2)) grad = mul(grad, in(2, kElements));
       const Value target = raw(1, Domain::Kept);
-      const Value ignored = builder_.apply(
-          Op::Eq, Lane::I64, target, builder_.scalar(node_.first_scalar, Lane::I64));
+      const Value ignored =
+          builder_.apply(Op::Eq, Lane::I64, target, builder_.scalar(node_.first_scalar, Lane::I64));
       const Value here = builder_.apply(Op::Eq, Lane::I64, builder_.column_index(), target);
       const Value counts = logic(Op::BitAnd, here, logic(Op::BitNot, ignored));
       return out(0, select(counts, op(Op::Neg, grad), k(0)), kElements);

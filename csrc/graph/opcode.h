@@ -5,6 +5,7 @@
 
 namespace accel::graph {
 
+// clang-format off
 // One vector instruction each, in the Node's compute dtype (attribute 0).
 #define ACCEL_UNARY_OPCODES(X)                                                               \
   X(Neg) X(Abs) X(Sign) X(Square) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Exp) X(Exp2) X(Expm1)     \
@@ -58,11 +59,13 @@ namespace accel::graph {
   X(Matmul) X(Attention) X(AttentionBackward) X(Embedding) X(EmbeddingBackward) X(NllLoss)   \
   X(Adam) X(Sgd) X(Host)
 
+// clang-format on
 enum class Opcode : uint16_t {
 #define ACCEL_DECLARE(name) name,
-  ACCEL_UNARY_OPCODES(ACCEL_DECLARE) ACCEL_BINARY_OPCODES(ACCEL_DECLARE) ACCEL_COMPOSITE_OPCODES(
-      ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE) ACCEL_ROW_OPCODES(ACCEL_DECLARE)
-      ACCEL_COLUMN_OPCODES(ACCEL_DECLARE) ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
+  ACCEL_UNARY_OPCODES(ACCEL_DECLARE) ACCEL_BINARY_OPCODES(ACCEL_DECLARE)
+      ACCEL_COMPOSITE_OPCODES(ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE)
+          ACCEL_ROW_OPCODES(ACCEL_DECLARE) ACCEL_COLUMN_OPCODES(ACCEL_DECLARE)
+              ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
 #undef ACCEL_DECLARE
 };
 

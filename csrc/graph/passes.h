@@ -15,9 +15,9 @@ void remove_dead_stores(Graph& graph);
 // Nodes that become one kernel, in program order. Groups run in the order of the list.
 struct Group {
   Family family = Family::Pointwise;
-  std::vector<int> nodes;    // into Graph::nodes
-  int64_t elements = 0;      // of the iteration space
-  int64_t kept = 0;          // of its kept dimensions (reductions)
+  std::vector<int> nodes;     // into Graph::nodes
+  int64_t elements = 0;       // of the iteration space
+  int64_t kept = 0;           // of its kept dimensions (reductions)
   std::vector<int64_t> cuts;  // boundaries that the iteration space must have (common_space)
 };
 

@@ -305,8 +305,8 @@ class GroupPlanner {
   bool read_outside(int32_t buffer) const {
     for (size_t i = group_.nodes[0] + 1; i < static_cast<size_t>(group_.nodes.back()); ++i) {
       const Node& node = graph_.nodes[i];
-      if (node.dead || std::binary_search(group_.nodes.begin(), group_.nodes.end(),
-                                          static_cast<int>(i))) {
+      if (node.dead ||
+          std::binary_search(group_.nodes.begin(), group_.nodes.end(), static_cast<int>(i))) {
         continue;
       }
       for (const View& view : node.inputs) {
@@ -427,8 +427,7 @@ class GroupPlanner {
       vec::Operand entry;
       const size_t first = row || operand.domain != Domain::Kept ? 0 : launch.space.dims - kept;
       for (size_t d = 0; d < operand.view.strides.size(); ++d) {
-        entry.strides[first + d] =
-            operand.view.strides[d] * kernels::size_of(operand.view.dtype);
+        entry.strides[first + d] = operand.view.strides[d] * kernels::size_of(operand.view.dtype);
       }
       launch.operands.push_back(entry);
       launch.references.push_back(operand.view.reference());

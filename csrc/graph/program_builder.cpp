@@ -234,8 +234,7 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
   for (const Output& output : outputs_) {
     // A value that an earlier phase stored can be loaded back instead of computed again.
     if (elements && output.stored && output.domain == Domain::Elements &&
-        values_[output.value].level < level &&
-        values_[output.value].instruction.op != Op::Load) {
+        values_[output.value].level < level && values_[output.value].instruction.op != Op::Load) {
       reload[output.value] = output.operand;
     }
   }
@@ -309,8 +308,8 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
     if (free_registers.empty()) return false;
     registers[i] = instruction.dst = free_registers.back();
     free_registers.pop_back();
-    // Operands that end here are freed after the result has its register: an instruction whose lanes
-    // differ in width must not write over what it still reads.
+    // Operands that end here are freed after the result has its register: an instruction whose
+    // lanes differ in width must not write over what it still reads.
     for (Value ending : ends[i]) {
       if (ending != static_cast<Value>(i)) free_registers.push_back(registers[ending]);
     }
@@ -364,7 +363,8 @@ std::optional<vec::Program> ProgramBuilder::build() const {
   for (const Reduction& reduction : reductions_) program.slots.push_back(reduction.lane);
   const std::vector<int16_t> hoisted = hoist();
   for (size_t i = 0; i < values_.size(); ++i) {
-    if (hoisted[i] >= 0) program.slots.resize(std::max<size_t>(program.slots.size(), hoisted[i] + 1));
+    if (hoisted[i] >= 0)
+      program.slots.resize(std::max<size_t>(program.slots.size(), hoisted[i] + 1));
   }
   for (size_t i = 0; i < values_.size(); ++i) {
     if (hoisted[i] >= 0) program.slots[hoisted[i]] = values_[i].result;

@@ -77,10 +77,9 @@ void Recorder::record(NodeSpec& node) {
         content = mix(content, static_cast<uint64_t>(view.sizes[i]));
       }
     }
-    content = mix(content, node.inputs.size() << 8 | static_cast<uint8_t>(
-                                                         node.outputs.empty()
-                                                             ? DType::UInt8
-                                                             : node.outputs[0].dtype));
+    content = mix(content, node.inputs.size() << 8 |
+                               static_cast<uint8_t>(node.outputs.empty() ? DType::UInt8
+                                                                         : node.outputs[0].dtype));
     if (boundary_.cut_before(content, weight, opens_kernel(node.opcode))) {
       handed_over = segment_ != nullptr;
       cut();
@@ -111,8 +110,8 @@ void Recorder::submit(Planning planning) {
   pending_.store(false, std::memory_order_release);
   count(Counter::Segments);
   if (planning == Planning::Separately && fusion_enabled()) count(Counter::IdleSegments);
-  sequences_.push_back(stream_.submit(make_segment_command(stream_, std::move(segment_),
-                                                           planning == Planning::Separately)));
+  sequences_.push_back(stream_.submit(
+      make_segment_command(stream_, std::move(segment_), planning == Planning::Separately)));
   if (sequences_.size() > kRemembered) sequences_.pop_front();
   ++serial_;
 }

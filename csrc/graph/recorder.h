@@ -67,9 +67,9 @@ class Recorder final : public runtime::Tail {
   // After an idle hand-over the rest of that Segment is planned Node by Node too: where the pause
   // fell must not make a new key.
   bool separately_ = false;
-  uint64_t idle_serial_ = 0;           // of the first part that an idle worker took
-  uint64_t serial_ = 1;                // of the open Segment
-  std::deque<uint64_t> sequences_;     // stream sequence numbers of the last Segments
+  uint64_t idle_serial_ = 0;        // of the first part that an idle worker took
+  uint64_t serial_ = 1;             // of the open Segment
+  std::deque<uint64_t> sequences_;  // stream sequence numbers of the last Segments
   std::atomic<bool> pending_{false};
   std::atomic<int64_t> last_recorded_{0};
 };

@@ -139,8 +139,7 @@ void run(const SgdLaunch& launch, const Arguments& arguments) {
   tensors.reserve(launch.tensors.size());
   for (const auto& tensor : launch.tensors) {
     tensors.push_back({tensor.elements, tensor.dtype, arguments.address(tensor.parameter),
-                       arguments.address(tensor.grad),
-                       arguments.address(tensor.momentum_buffer)});
+                       arguments.address(tensor.grad), arguments.address(tensor.momentum_buffer)});
   }
   kernels::sgd(sgd, tensors.data(), static_cast<int64_t>(tensors.size()));
 }

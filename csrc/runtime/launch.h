@@ -36,8 +36,8 @@ struct Reference {
 
 // What changes from one execution of a Plan to the next.
 struct Arguments {
-  char* const* addresses = nullptr;    // per Buffer: where kernels find it
-  const int64_t* offsets = nullptr;    // per View: bytes from the Buffer's start
+  char* const* addresses = nullptr;  // per Buffer: where kernels find it
+  const int64_t* offsets = nullptr;  // per View: bytes from the Buffer's start
   const kernels::vector::Scalar* scalars = nullptr;
   HostCall* const* host_calls = nullptr;
   kernels::Fault* fault = nullptr;

@@ -20,7 +20,8 @@ struct Attention {
   int64_t width = 0, value_width = 0;  // of q and k; of v and out
   DType dtype = DType::Float32;        // of q, k, v, out: Float32, BFloat16, Float16 or Float64
   double scale = 1;
-  bool causal = false;  // key j is visible to query i when j <= i (top-left, as PyTorch's is_causal)
+  bool causal =
+      false;  // key j is visible to query i when j <= i (top-left, as PyTorch's is_causal)
   AttentionTensor q, k, v;
   // Added to the scores, or, for DType::Bool, true keeps. Strides may be 0. Absent: null data.
   AttentionTensor mask;
@@ -32,8 +33,8 @@ struct Attention {
   int64_t seed = 0, offset = 0;
 };
 
-// logsumexp: contiguous [batch, heads, query_length], fp32 (fp64 for Float64), read by the backward.
-// A row with no visible key gives zeros and logsumexp -inf.
+// logsumexp: contiguous [batch, heads, query_length], fp32 (fp64 for Float64), read by the
+// backward. A row with no visible key gives zeros and logsumexp -inf.
 void attention_forward(const Attention& args, const AttentionTensor& out, void* logsumexp);
 
 // Gradients of q, k and v from the gradient of out (strided as given). For grouped heads dk and dv

@@ -35,8 +35,7 @@ struct Tensor {
     return {block, to, wide, offset, dtype};
   }
   ViewSpec spec() const {
-    return {block,        dtype, static_cast<int>(sizes.size()), sizes.data(),
-            strides.data(), offset};
+    return {block, dtype, static_cast<int>(sizes.size()), sizes.data(), strides.data(), offset};
   }
 };
 
@@ -57,9 +56,8 @@ class Program {
   // The user drops the tensor.
   static void drop(const Tensor& tensor) { tensor.block->user_alive = false; }
 
-  uint64_t add(Opcode opcode, const std::vector<Tensor>& outputs,
-               const std::vector<Tensor>& inputs, std::vector<uint64_t> attributes = {6},
-               std::vector<Scalar> scalars = {}) {
+  uint64_t add(Opcode opcode, const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
+               std::vector<uint64_t> attributes = {6}, std::vector<Scalar> scalars = {}) {
     std::vector<ViewSpec> out, in;
     for (const Tensor& tensor : outputs) out.push_back(tensor.spec());
     for (const Tensor& tensor : inputs) in.push_back(tensor.spec());

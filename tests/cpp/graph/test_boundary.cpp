@@ -50,8 +50,8 @@ TEST_P(Loops, RecurAtTheSamePlaces) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Lengths, Loops,
-                         ::testing::Values(3, 5, 8, 13, 21, 34, 55, 64, 89, 130, 144, 233, 256,
-                                           377, 483, 610, 987, 1200, 1680, 2000));
+                         ::testing::Values(3, 5, 8, 13, 21, 34, 55, 64, 89, 130, 144, 233, 256, 377,
+                                           483, 610, 987, 1200, 1680, 2000));
 
 }  // namespace
 }  // namespace accel::graph
