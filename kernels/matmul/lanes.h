@@ -4,14 +4,6 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__)
-// GCC's own header trips this warning (its bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
-
 #include "kernels/common/dtype.h"
 #include "kernels/matmul/convert.h"
 
