@@ -66,6 +66,13 @@ class CMakeBuild(build_ext):
         run(cmake, "--build", str(directory), "--parallel", jobs, "--target", *targets)
         run(cmake, "--install", str(directory), "--prefix", str(package.parent))
 
+    def copy_extensions_to_source(self) -> None:
+        """For --inplace: setuptools copies the module, but not the library that it needs."""
+        super().copy_extensions_to_source()
+        library = Path("torch_accel") / "libtorch_accel.so"
+        (ROOT / library).unlink(missing_ok=True)  # a process may have the old one mapped
+        shutil.copy2(Path(self.build_lib) / library, ROOT / library)
+
 
 def ninja() -> str:
     """PyPI's ninja where it is installed, else the system's."""
