@@ -196,8 +196,10 @@ def warm_turns(operations: int) -> int:
 
 
 def settle() -> None:
-    """Lets the worker plan what has been handed over, without waiting for it: a wait would be a
-    boundary of its own."""
+    """Lets the worker plan what has been handed over, without a wait, which would be a boundary of
+    its own. What the idle worker takes when nothing is recorded for a millisecond (here, or on a
+    busy machine anywhere) is planned on the spot and not cached: each such Segment may be planned
+    once more, later."""
     planned = -1
     while planned != (
         planned := sum(torch.accel.counters()[n] for n in ("plan_hits", "plan_misses"))
@@ -212,14 +214,15 @@ LOOP_SIZES = [3, 10, 64, 130, 257, 483, 512, 1000, 1680, 2000]
 @pytest.mark.parametrize("operations", LOOP_SIZES)
 def test_a_loop_that_reads_a_value_stops_planning(counted, operations):
     turn = make_turn(operations)
-    for _ in range(3):
-        turn()[0].item()
-    settle()
+    with counted() as warm_up:
+        for _ in range(3):
+            turn()[0].item()
+        settle()
     with counted() as change:
         for _ in range(5):
             turn()[0].item()
         settle()
-    assert change["plan_misses"] == 0
+    assert change["plan_misses"] <= warm_up["idle_segments"]
     assert change["plan_hits"] >= 5
     assert change["nodes"] >= 5 * operations
 
@@ -230,18 +233,18 @@ def test_a_loop_that_reads_nothing_stops_planning(counted, operations):
     turn = make_turn(operations)
     torch.accel.synchronize()
     turns = max(10, math.ceil(6 * WARM_NODES / operations))
-    for _ in range(warm_turns(operations)):
-        turn()
-    settle()
+    with counted() as warm_up:
+        for _ in range(warm_turns(operations)):
+            turn()
+        settle()
     with counted() as change:
         for _ in range(turns):
             turn()
         settle()
-    # While the host settled the idle worker took the tail; the Segment after it may be new.
     # A boundary that drifts against the loop misses once a Segment.
     assert change["nodes"] == turns * operations
     assert change["plan_hits"] >= 5
-    assert change["plan_misses"] <= 1
+    assert change["plan_misses"] <= warm_up["idle_segments"]
 
 
 @fused_only
@@ -264,20 +267,20 @@ def test_a_new_shape_is_planned_in_less_than_a_millisecond_a_segment(counted):
 @pytest.mark.parametrize("reads", [True, False], ids=["item each step", "no item"])
 def test_a_gpt_stops_planning_at_its_fourth_step(counted, train_gpt, reads, amp):
     step = gpt_step(train_gpt, amp)
-    for _ in range(3):
-        loss = step()
-        if reads:
-            loss.item()
-    settle()
+    with counted() as warm_up:
+        for _ in range(3):
+            loss = step()
+            if reads:
+                loss.item()
+        settle()
     with counted() as change:
         for _ in range(10):
             loss = step()
             if reads:
                 loss.item()
         settle()
-    # While the host settled the idle worker took the tail; the Segment after it may be new.
     assert change["plan_hits"] >= 10
-    assert change["plan_misses"] <= (0 if reads else 1)
+    assert change["plan_misses"] <= warm_up["idle_segments"]
     assert change["fallbacks"] == 0
     assert change["host_op_copies"] == 0
     assert change["waits"] <= (10 if reads else 0)
