@@ -1,10 +1,12 @@
 // Losses with kernels of their own: negative log likelihood (cross-entropy ends in it) and mean
-// squared error. The others are compositions of pointwise ops and reductions, or host ops.
+// squared error; smooth L1 and Huber as compositions of ops that fuse. Others are PyTorch's own
+// compositions, or host ops.
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/nll_loss_backward_meta.h>
 #include <ATen/ops/nll_loss_forward_meta.h>
 #include <ATen/ops/result_type.h>
+#include <ATen/ops/where.h>
 
 #include "csrc/aten/inference.h"
 #include "kernels/embedding/embedding.h"
@@ -239,6 +241,57 @@ Tensor& mse_loss_backward_out(const Tensor& grad, const Tensor& self, const Tens
   return grad_input.copy_(result);
 }
 
+// --- smooth L1, Huber ----------------------------------------------------------------------------
+
+Tensor reduced(const Tensor& loss, int64_t reduction) {
+  if (reduction == at::Reduction::Mean) return loss.mean();
+  return reduction == at::Reduction::Sum ? loss.sum() : loss;
+}
+
+// By the chain rule: the slope of a loss in its input, times the gradient of its reduction.
+Tensor scaled_slope(const Tensor& slope, const Tensor& grad, int64_t reduction) {
+  const Tensor product = slope.mul(grad);
+  if (reduction != at::Reduction::Mean) return product;
+  return product.mul(1 / static_cast<double>(slope.numel()));
+}
+
+void check_loss(const char* kernel, const Tensor& self, const Tensor& target) {
+  const ScalarType dtype = at::result_type(self, target);
+  TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(dtype), "\"", kernel, "\" not implemented for '",
+                              toString(dtype), "'");
+}
+
+// distance² / 2 beta within beta, distance - beta / 2 beyond.
+Tensor smooth_l1_loss(const Tensor& self, const Tensor& target, int64_t reduction, double beta) {
+  TORCH_CHECK(beta >= 0, "smooth_l1_loss does not support negative values for beta.");
+  check_loss("smooth_l1_cpu", self, target);
+  const Tensor distance = self.sub(target).abs();
+  if (beta == 0) return reduced(distance, reduction);
+  const Tensor near = distance.mul(distance).mul(0.5 / beta);
+  return reduced(at::where(distance.lt(beta), near, distance.sub(0.5 * beta)), reduction);
+}
+
+Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
+                               int64_t reduction, double beta) {
+  const Tensor difference = self.sub(target);
+  const Tensor slope = beta == 0 ? difference.sign() : difference.div(beta).clamp(-1, 1);
+  return scaled_slope(slope, grad, reduction);
+}
+
+// distance² / 2 within delta, delta (distance - delta / 2) beyond.
+Tensor huber_loss(const Tensor& self, const Tensor& target, int64_t reduction, double delta) {
+  TORCH_CHECK(delta > 0, "huber_loss does not support non-positive values for delta.");
+  check_loss("huber_cpu", self, target);
+  const Tensor distance = self.sub(target).abs();
+  const Tensor near = distance.mul(distance).mul(0.5), far = distance.sub(0.5 * delta).mul(delta);
+  return reduced(at::where(distance.le(delta), near, far), reduction);
+}
+
+Tensor huber_loss_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
+                           int64_t reduction, double delta) {
+  return scaled_slope(self.sub(target).clamp(-delta, delta), grad, reduction);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -251,6 +304,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("mse_loss.out", TORCH_FN(mse_loss_out));
   m.impl("mse_loss_backward", TORCH_FN(mse_loss_backward));
   m.impl("mse_loss_backward.grad_input", TORCH_FN(mse_loss_backward_out));
+
+  m.impl("smooth_l1_loss", TORCH_FN(smooth_l1_loss));
+  m.impl("smooth_l1_loss_backward", TORCH_FN(smooth_l1_loss_backward));
+  m.impl("huber_loss", TORCH_FN(huber_loss));
+  m.impl("huber_loss_backward", TORCH_FN(huber_loss_backward));
 }
 
 }  // namespace accel::aten

@@ -112,12 +112,27 @@ def test_mse_loss_broadcasts_and_promotes():
         )
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("limit", [0.5, 1.0])
+def test_smooth_l1_and_huber(limit, reduction, counted):
+    x, t = values((4, 5)), values((4, 5))
+    x[0] = t[0]
+    for loss, option in [(functional.smooth_l1_loss, "beta"), (functional.huber_loss, "delta")]:
+        assert_as_on_cpu(
+            lambda x, t, f=loss, o={option: limit}: f(x, t, reduction=reduction, **o),
+            x,
+            t,
+            backward=True,
+        )
+    y, u = x.to("accel").requires_grad_(), t.to("accel")
+    torch.accel.synchronize()
+    natively(counted, lambda: functional.huber_loss(y, u).backward())
+
+
 def test_losses_without_kernels_of_their_own():
     x, t = values((4, 5)), torch.rand(4, 5)
     for loss in [
         functional.l1_loss,
-        functional.smooth_l1_loss,
-        functional.huber_loss,
         functional.binary_cross_entropy_with_logits,
         lambda x, t: functional.binary_cross_entropy(x.sigmoid(), t),
         lambda x, t: functional.kl_div(x.log_softmax(1), t, reduction="batchmean"),
@@ -145,6 +160,9 @@ BAD = {
     ),
     "weight size": lambda d: functional.nll_loss(scores(d, 2, 3), classes(d, 2), scores(d, 4)),
     "scores of int": lambda d: functional.nll_loss(classes(d, 2, 3), classes(d, 2)),
+    "smooth l1 of int": lambda d: functional.smooth_l1_loss(classes(d, 2), classes(d, 2)),
+    "smooth l1 beta": lambda d: functional.smooth_l1_loss(scores(d, 2), scores(d, 2), beta=-1.0),
+    "huber delta": lambda d: functional.huber_loss(scores(d, 2), scores(d, 2), delta=0.0),
     "mse of int": lambda d: functional.mse_loss(classes(d, 2), classes(d, 2)),
     "mse sizes": lambda d: torch.ops.aten.mse_loss(scores(d, 2, 3), scores(d, 4, 3)),
 }
