@@ -1,11 +1,12 @@
 // Losses with kernels of their own: negative log likelihood (cross-entropy ends in it) and mean
-// squared error; smooth L1 and Huber as compositions of ops that fuse. Others are PyTorch's own
-// compositions, or host ops.
+// squared error; smooth L1, Huber and binary cross-entropy as compositions of ops that fuse. Others
+// are PyTorch's own compositions, or host ops.
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/nll_loss_backward_meta.h>
 #include <ATen/ops/nll_loss_forward_meta.h>
 #include <ATen/ops/result_type.h>
+#include <ATen/ops/rsub.h>
 #include <ATen/ops/where.h>
 
 #include "csrc/aten/inference.h"
@@ -292,6 +293,29 @@ Tensor huber_loss_backward(const Tensor& grad, const Tensor& self, const Tensor&
   return scaled_slope(self.sub(target).clamp(-delta, delta), grad, reduction);
 }
 
+// --- binary cross-entropy ------------------------------------------------------------------------
+
+Tensor weighted(const Tensor& loss, const OptionalTensor& weight) {
+  return weight && weight->defined() ? loss.mul(*weight) : loss;
+}
+
+// -(t ln x + (1 - t) ln(1 - x)), logarithms not below -100. An x outside [0, 1] gives NaN, where
+// the CPU raises: nothing waits for values here.
+Tensor binary_cross_entropy(const Tensor& self, const Tensor& target, const OptionalTensor& weight,
+                            int64_t reduction) {
+  check_loss("binary_cross_entropy", self, target);
+  const Tensor log_one = self.log().clamp_min(-100);
+  const Tensor log_zero = self.neg().log1p().clamp_min(-100);
+  const Tensor loss = target.sub(1).mul(log_zero).sub(target.mul(log_one));
+  return reduced(weighted(loss, weight), reduction);
+}
+
+Tensor binary_cross_entropy_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
+                                     const OptionalTensor& weight, int64_t reduction) {
+  const Tensor variance = at::rsub(self, 1).mul(self).clamp_min(1e-12);
+  return scaled_slope(weighted(self.sub(target).div(variance), weight), grad, reduction);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -309,6 +333,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("smooth_l1_loss_backward", TORCH_FN(smooth_l1_loss_backward));
   m.impl("huber_loss", TORCH_FN(huber_loss));
   m.impl("huber_loss_backward", TORCH_FN(huber_loss_backward));
+  m.impl("binary_cross_entropy", TORCH_FN(binary_cross_entropy));
+  m.impl("binary_cross_entropy_backward", TORCH_FN(binary_cross_entropy_backward));
 }
 
 }  // namespace accel::aten

@@ -129,12 +129,33 @@ def test_smooth_l1_and_huber(limit, reduction, counted):
     natively(counted, lambda: functional.huber_loss(y, u).backward())
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_binary_cross_entropy(reduction):
+    x, t, w = torch.rand(4, 5), torch.rand(4, 5), torch.rand(4, 5)
+    x[0, 0], t[0, 0], x[0, 1], t[0, 1] = 0, 1, 1, 0.5  # logarithms of zero
+    for weight in (None, w):
+        assert_as_on_cpu(
+            lambda x, t, w=weight: functional.binary_cross_entropy(
+                x, t, None if w is None else w.to(x.device), reduction=reduction
+            ),
+            x,
+            t,
+        )
+        assert_as_on_cpu(
+            lambda x, w=weight: functional.binary_cross_entropy(
+                x, t.to(x.device), None if w is None else w.to(x.device), reduction=reduction
+            ),
+            x,
+            backward=True,
+            rtol=1e-4,
+        )
+
+
 def test_losses_without_kernels_of_their_own():
     x, t = values((4, 5)), torch.rand(4, 5)
     for loss in [
         functional.l1_loss,
         functional.binary_cross_entropy_with_logits,
-        lambda x, t: functional.binary_cross_entropy(x.sigmoid(), t),
         lambda x, t: functional.kl_div(x.log_softmax(1), t, reduction="batchmean"),
     ]:
         assert_as_on_cpu(
