@@ -78,16 +78,17 @@ struct LogParts {
 };
 ACCEL_INLINE LogParts log_parts(VectorF32 x) {
   constexpr float kSmallestNormal = 1.17549435e-38f;
-  constexpr int32_t kSqrtHalfBits = 0x3f3504f3;
+  constexpr uint32_t kSqrtHalfBits = 0x3f3504f3;
   constexpr float kTerms[] = {3.333333135e-01f,  -2.500082254e-01f, 2.000124902e-01f,
                               -1.662331372e-01f, 1.420132071e-01f,  -1.316026300e-01f,
                               1.276441067e-01f,  -7.637507468e-02f};
   const VectorI32 denormal = x < kSmallestNormal;
   x = denormal ? x * 16777216.0f : x;  // 2^24
-  VectorI32 bits = bits_of(x);
-  const VectorI32 exponent = (bits - kSqrtHalfBits) >> 23;
-  bits -= exponent << 23;
-  const VectorF32 f = float_of(bits) - 1.0f;
+  // Unsigned where the bits of negative numbers would overflow; log_result() replaces what they
+  // give.
+  const VectorU32 bits = (VectorU32)x;
+  const VectorI32 exponent = (VectorI32)(bits - kSqrtHalfBits) >> 23;
+  const VectorF32 f = (VectorF32)(bits - ((VectorU32)exponent << 23)) - 1.0f;
   const VectorF32 square = f * f;
   const VectorF32 tail = fma(square, -0.5f, f * square * polynomial(f, kTerms));
   const VectorF32 e = __builtin_convertvector(exponent + (denormal & -24), VectorF32);
@@ -235,13 +236,13 @@ ACCEL_INLINE VectorF32 reduce_by_half_pi(VectorF32 x, VectorF32 n) {
 inline constexpr float kLargestAngle = 65536.0f;
 
 // sin(x + quarter * pi / 2) for |x| <= 2^16.
-ACCEL_INLINE VectorF32 sine(VectorF32 x, int quarter) {
+ACCEL_INLINE VectorF32 sine(VectorF32 x, uint32_t quarter) {
   constexpr float kSine[] = {-1.666665375e-01f, 8.332106285e-03f, -1.950787409e-04f};
   constexpr float kCosine[] = {4.166664556e-02f, -1.388730831e-03f, 2.443210906e-05f};
   constexpr float kTwoOverPi = 0.636619772f;
   const VectorF32 turns = fma(x, kTwoOverPi, kRoundMagic);
   const VectorF32 r = reduce_by_half_pi(x, turns - kRoundMagic);
-  const VectorI32 quadrant = bits_of(turns) + quarter;
+  const VectorI32 quadrant = (VectorI32)((VectorU32)turns + quarter);
   const VectorF32 square = r * r;
   const VectorF32 sine = fma(r * square, polynomial(square, kSine), r);
   const VectorF32 tail = fma(square, -0.5f, square * square * polynomial(square, kCosine));

@@ -310,7 +310,8 @@ void check_layout(const Layout& layout, DType dtype, bool positions, bool in_pla
   scalars[0].i = 7;
 
   for (Isa isa : testable_isas()) {
-    Guarded am(a_extent * sizeof(T)), bm(b_extent * sizeof(T)), om(out_extent * sizeof(T), 4 * 1);
+    Guarded am(a_extent * sizeof(T)), bm(b_extent * sizeof(T)),
+        om(out_extent * sizeof(T), sizeof(T));
     Guarded again_memory(elements * sizeof(T) + 1);
     Guarded& target = in_place ? am : om;
     std::vector<T> old(out_extent), a_old(a_extent);
