@@ -22,7 +22,7 @@ Plan make_plan(Graph graph);
 class PlanCache {
  public:
   // The Plan for a sealed Segment. A Plan for the same words that keeps more Buffers alive serves
-  // too once a few liveness masks have been seen: Python's garbage collector moves them.
+  // too after a few turns: Python's garbage collector moves them.
   std::shared_ptr<const Plan> get(const Segment& segment);
   size_t size() const;
   void clear();
@@ -35,6 +35,7 @@ class PlanCache {
   struct Entry {
     std::vector<uint64_t> words;
     std::vector<Variant> variants;
+    size_t turns = 0;  // how often it was asked for
   };
   mutable std::mutex mutex_;
   std::unordered_multimap<uint64_t, Entry> entries_;

@@ -12,9 +12,9 @@ namespace accel::graph {
 
 namespace {
 
-// How many liveness masks of the same words get a Plan of their own before one that keeps more
-// alive may serve.
-constexpr size_t kExactVariants = 2;
+// A Segment's first turns plan exactly for their liveness mask; after that, a Plan that keeps more
+// alive serves: what Python's garbage collector moves makes no new Plan.
+constexpr size_t kExactTurns = 3;
 
 bool covers(const std::vector<uint64_t>& larger, const std::vector<uint64_t>& smaller) {
   for (size_t i = 0; i < larger.size(); ++i) {
@@ -57,11 +57,13 @@ std::shared_ptr<const Plan> PlanCache::get(const Segment& segment) {
   Entry& entry = found->second;
   for (const Variant& variant : entry.variants) {
     if (variant.liveness == segment.liveness()) {
+      ++entry.turns;
       count(Counter::PlanHits);
       return variant.plan;
     }
   }
-  if (entry.variants.size() >= kExactVariants) {
+  const bool exact = entry.turns++ < kExactTurns;
+  if (!exact) {
     for (const Variant& variant : entry.variants) {
       if (covers(variant.liveness, segment.liveness())) {
         count(Counter::PlanHits);
@@ -72,7 +74,7 @@ std::shared_ptr<const Plan> PlanCache::get(const Segment& segment) {
   count(Counter::PlanMisses);
   Graph graph = Graph::from(segment);
   std::vector<uint64_t> liveness = segment.liveness();
-  if (entry.variants.size() >= kExactVariants) {
+  if (!exact) {
     // From here on, one Plan that serves all masks seen so far.
     for (const Variant& variant : entry.variants) {
       for (size_t i = 0; i < liveness.size(); ++i) liveness[i] |= variant.liveness[i];

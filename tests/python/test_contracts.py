@@ -733,6 +733,11 @@ def queue(count):
 """
 
 
+def hear_sigint() -> None:
+    """In a child: what a shell starts in the background inherits a SIGINT that is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_wait_and_the_process_goes_on():
     code = (
         LONG_WORK
@@ -751,7 +756,11 @@ with torch.accel.stream(torch.accel.Stream()):
 """
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_sigint,
     )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     time.sleep(0.2)

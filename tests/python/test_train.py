@@ -102,7 +102,13 @@ def test_the_example_compares_and_draws(tmp_path):
 @pytest.mark.slow
 def test_the_example_resumes_after_ctrl_c(tmp_path):
     command = example("--steps", "300", out=tmp_path)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # What a shell starts in the background inherits a SIGINT that is ignored.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert "steps" in process.stdout.readline()
     process.stdout.readline()  # the first line of progress
     process.send_signal(signal.SIGINT)

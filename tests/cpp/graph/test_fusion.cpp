@@ -208,7 +208,7 @@ TEST(Segment, KeyTellsOverlapsOfWrittenBuffersApart) {
   EXPECT_EQ(words(64), words(64));
 }
 
-TEST(PlanCache, LivenessThatKeepsMoreServesAfterTwoMasks) {
+TEST(PlanCache, LivenessThatKeepsMoreServesAfterThreeTurns) {
   PlanCache cache;
   auto segment = [](bool a_lives, bool b_lives) {
     auto program = std::make_unique<Program>();
@@ -224,6 +224,7 @@ TEST(PlanCache, LivenessThatKeepsMoreServesAfterTwoMasks) {
   const auto plan_last = cache.get(last->seal());
   EXPECT_NE(plan_all, plan_last);
   EXPECT_EQ(cache.get(last->seal()), plan_last);
+  // The fourth turn: the plan that keeps everything serves a mask never seen.
   EXPECT_EQ(cache.get(first->seal()), plan_all);
   EXPECT_EQ(cache.size(), 2u);
 }
