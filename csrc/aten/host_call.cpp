@@ -108,13 +108,14 @@ HostArguments::HostArguments(const HostSchema& schema, c10::ArrayRef<IValue> arg
     bool is_place = true;
     if (value.isTensor()) {
       take(value.toTensor());
-    } else if (value.isTensorList()) {
-      place.kind = Place::Kind::TensorList;
-      for (const Tensor& tensor : value.toTensorVector()) take(tensor);
-    } else if (value.isOptionalTensorList()) {
-      place.kind = Place::Kind::OptionalTensorList;
-      for (const OptionalTensor& tensor : value.toOptionalTensorVector()) {
-        take(tensor.value_or(Tensor()));
+    } else if (value.isTensorList() || value.isOptionalTensorList()) {
+      place.kind = value.isTensorList() ? Place::Kind::TensorList : Place::Kind::OptionalTensorList;
+      for (const IValue& element : value.toListRef()) {
+        if (element.isTensor()) {
+          take(element.toTensor());
+        } else {
+          place.tensors.push_back(-1);
+        }
       }
     } else if (value.isDevice() && value.toDevice().is_privateuseone()) {
       place.kind = Place::Kind::Device;
@@ -168,7 +169,7 @@ int32_t HostArguments::add(const Tensor& tensor, bool written, bool write_only,
                            bool takes_cpu_tensors) {
   if (!tensor.defined()) return -1;
   for (size_t i = 0; i < originals_.size(); ++i) {
-    if (!originals_[i].is_same(tensor)) continue;
+    if (!originals_[i]->is_same(tensor)) continue;
     tensors_[i].written |= written;
     tensors_[i].write_only &= write_only;
     return static_cast<int32_t>(i);
@@ -202,7 +203,7 @@ int32_t HostArguments::add(const Tensor& tensor, bool written, bool write_only,
     storages_.push_back(std::move(content));
     storage_identities_.push_back(nullptr);
   }
-  originals_.push_back(tensor);
+  originals_.push_back(&tensor);
   tensors_.push_back(std::move(entry));
   return static_cast<int32_t>(tensors_.size()) - 1;
 }
@@ -322,7 +323,7 @@ void HostOpCall::record(std::unique_ptr<HostOpCall> call) {
   for (size_t i = 0; i < arguments.tensors().size(); ++i) {
     const HostTensor& tensor = arguments.tensors()[i];
     if (!arguments.storages()[tensor.storage].is_device()) continue;
-    const Tensor& original = arguments.originals()[i];
+    const Tensor& original = arguments.original(i);
     graph::ViewSpec view;
     view.block = block_of(original);
     view.dtype = dtype_of_size(tensor);

@@ -43,13 +43,14 @@ class HostArguments {
   const std::vector<HostTensor>& tensors() const { return tensors_; }
   const std::vector<HostStorage>& storages() const { return storages_; }
   c10::Device device() const { return device_; }
-  // The Tensors themselves, index for index, for as long as the op is being recorded.
-  const std::vector<Tensor>& originals() const { return originals_; }
+  // The Tensors themselves, index for index, for as long as the op is being recorded. They are
+  // named, not copied: a copy of a Tensor that Python holds can ask for the GIL.
+  const Tensor& original(size_t i) const { return *originals_[i]; }
   void drop_originals() { originals_.clear(); }
   const std::optional<at::Generator>& generator() const { return generator_; }
   void drop_generator() { generator_.reset(); }
 
-  // Another Tensor of the device, which the call writes.
+  // Another Tensor of the device, which the call writes. The caller keeps it where it is.
   int32_t add_output(const Tensor& tensor);
 
   // The Tensors over other storages: `key` is CPU or Meta. bases: address of each storage; null
@@ -77,7 +78,7 @@ class HostArguments {
   std::vector<Place> places_;
   std::vector<HostTensor> tensors_;
   std::vector<HostStorage> storages_;
-  std::vector<Tensor> originals_;
+  std::vector<const Tensor*> originals_;
   std::vector<const void*> storage_identities_;
   std::optional<at::Generator> generator_;
   c10::Device device_{c10::kCPU};

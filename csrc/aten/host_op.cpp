@@ -190,9 +190,19 @@ void push_results(const HostSchema& schema, Stack* stack, std::vector<IValue> re
   }
 }
 
-IValue as_result(const HostSchema::Return& entry, std::vector<Tensor> tensors) {
-  if (entry.kind == HostSchema::Result::TensorList) return c10::List<Tensor>(std::move(tensors));
-  return std::move(tensors[0]);
+// The results that are no arguments, from their Tensors.
+std::vector<IValue> as_results(const HostSchema& schema, std::vector<std::vector<Tensor>> results) {
+  std::vector<IValue> values;
+  for (const HostSchema::Return& entry : schema.returns) {
+    if (entry.argument >= 0) continue;
+    std::vector<Tensor>& tensors = results[values.size()];
+    if (entry.kind == HostSchema::Result::TensorList) {
+      values.emplace_back(c10::List<Tensor>(std::move(tensors)));
+    } else {
+      values.emplace_back(std::move(tensors[0]));
+    }
+  }
+  return values;
 }
 
 // --- views ---------------------------------------------------------------------------------------
@@ -203,10 +213,10 @@ void view_op(const HostSchema& schema, const HostArguments& arguments, Stack* st
   std::vector<Tensor> tensors = arguments.make_tensors(nullptr);
   Stack meta = arguments.make_stack(tensors, c10::kMeta, std::nullopt);
   schema.op.redispatchBoxed(DispatchKeySet(DispatchKey::Meta), &meta);
-  TORCH_CHECK_NOT_IMPLEMENTED(!arguments.originals().empty(), "[host op] ", schema.name,
+  TORCH_CHECK_NOT_IMPLEMENTED(!arguments.tensors().empty(), "[host op] ", schema.name,
                               " returns an alias of no tensor");
-  const Tensor& source = arguments.originals()[0];
-  std::vector<IValue> results;
+  const Tensor& source = arguments.original(0);
+  std::vector<std::vector<Tensor>> results;
   for (size_t i = 0; i < schema.returns.size(); ++i) {
     std::vector<Tensor> aliases;
     for (const Tensor& tensor : meta[i].isTensorList() ? meta[i].toTensorVector()
@@ -214,9 +224,9 @@ void view_op(const HostSchema& schema, const HostArguments& arguments, Stack* st
       aliases.push_back(alias_of(source, tensor.scalar_type(), tensor.sizes(), tensor.strides(),
                                  tensor.storage_offset()));
     }
-    results.push_back(as_result(schema.returns[i], std::move(aliases)));
+    results.push_back(std::move(aliases));
   }
-  push_results(schema, stack, std::move(results));
+  push_results(schema, stack, as_results(schema, std::move(results)));
 }
 
 // --- recording -----------------------------------------------------------------------------------
@@ -226,7 +236,7 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
   const c10::DeviceGuard guard(arguments.device());
   if (!inference.resized.empty()) {
     for (const auto& [index, spec] : inference.resized) {
-      const Tensor& out = arguments.originals()[index];
+      const Tensor& out = arguments.original(index);
       out.resize_(spec.sizes);
       if (out.strides() != IntArrayRef(spec.strides)) out.as_strided_(spec.sizes, spec.strides);
     }
@@ -238,34 +248,24 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
         reserve_philox(arguments.generator(), arguments.device().index(), /*elements=*/4);
     seed = graph::mix(static_cast<uint64_t>(state.seed.i), static_cast<uint64_t>(state.offset.i));
   }
-  std::vector<IValue> results;
+  std::vector<std::vector<Tensor>> results;
   std::vector<std::vector<int32_t>> outputs;
-  size_t next = 0;
   bool writes = schema.returns.empty();  // an assertion writes nothing, and must run
-  for (const HostSchema::Return& entry : schema.returns) {
-    if (entry.argument >= 0) continue;
-    std::vector<Tensor> tensors;
-    std::vector<int32_t> indices;
-    for (const OutputSpec& spec : inference.results[next++]) {
-      Tensor tensor;
-      int32_t index = -1;
-      if (spec.defined) {
-        tensor = at::detail::empty_strided_generic(
-            spec.sizes, spec.strides, c10::GetAllocator(c10::kPrivateUse1),
-            DispatchKeySet(DispatchKey::PrivateUse1), spec.dtype);
-        index = arguments.add_output(tensor);
-        writes |= tensor.numel() > 0;
-      }
-      tensors.push_back(std::move(tensor));
-      indices.push_back(index);
+  for (const std::vector<OutputSpec>& specs : inference.results) {
+    auto& tensors = results.emplace_back(specs.size());
+    auto& indices = outputs.emplace_back(specs.size(), -1);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (!specs[i].defined) continue;
+      tensors[i] = at::detail::empty_strided_generic(
+          specs[i].sizes, specs[i].strides, c10::GetAllocator(c10::kPrivateUse1),
+          DispatchKeySet(DispatchKey::PrivateUse1), specs[i].dtype);
+      indices[i] = arguments.add_output(tensors[i]);
     }
-    results.push_back(as_result(entry, std::move(tensors)));
-    outputs.push_back(std::move(indices));
   }
   for (size_t i = 0; i < arguments.tensors().size(); ++i) {
     const HostTensor& tensor = arguments.tensors()[i];
     if (!tensor.written || c10::multiply_integers(tensor.sizes) == 0) continue;
-    at::assert_no_internal_overlap(arguments.originals()[i]);
+    at::assert_no_internal_overlap(arguments.original(i));
     writes = true;
   }
   if (writes) {
@@ -274,7 +274,7 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
     HostOpCall::record(
         std::make_unique<HostOpCall>(schema, std::move(arguments), std::move(outputs), seed));
   }
-  push_results(schema, stack, std::move(results));
+  push_results(schema, stack, as_results(schema, std::move(results)));
 }
 
 // --- falling back --------------------------------------------------------------------------------
@@ -320,10 +320,10 @@ Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArgum
                               schema.name, " gives a tensor of layout ", result.layout(),
                               ", which is not supported on accel");
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (arguments.originals()[i].device().is_privateuseone() && result.has_storage() &&
+    if (arguments.original(i).device().is_privateuseone() && result.has_storage() &&
         result.storage().is_alias_of(tensors[i].storage())) {
-      return alias_of(arguments.originals()[i], result.scalar_type(), result.sizes(),
-                      result.strides(), result.storage_offset());
+      return alias_of(arguments.original(i), result.scalar_type(), result.sizes(), result.strides(),
+                      result.storage_offset());
     }
   }
   // The memory is fresh, so no queued work can touch it: the host may write it at once.
@@ -359,7 +359,7 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
       bases.push_back(const_cast<char*>(storage.content.data()));
       continue;
     }
-    const Tensor& tensor = arguments.originals()[storage.tensor];
+    const Tensor& tensor = arguments.original(storage.tensor);
     graph::wait_for(*block_of(tensor), schema.name.c_str());
     bases.push_back(static_cast<char*>(runtime::host_pointer(tensor.storage().data())));
   }
@@ -384,7 +384,7 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!arguments.tensors()[i].written) continue;
-    const Tensor& original = arguments.originals()[i];
+    const Tensor& original = arguments.original(i);
     if (original.sizes() != tensors[i].sizes()) original.resize_(tensors[i].sizes());
     original.copy_(tensors[i]);
   }
