@@ -40,12 +40,13 @@ struct Node {
   Step step;
   uint32_t reads;  // a bit for each register
   int writes;      // register, or -1
-  bool is_pair = false, is_gone = false;
+  bool is_pair = false, is_gone = false, is_row_constant = false;
 };
 
 class Preparation {
  public:
-  Preparation(const Engine& engine, const Program& program) : engine_(engine), program_(program) {
+  Preparation(const Engine& engine, const Program& program, uint64_t row_constants)
+      : engine_(engine), program_(program), row_constants_(row_constants) {
     uint32_t used = 0;
     for (const Instruction& instruction : program.code) {
       if (writes(instruction.op)) used |= 1u << instruction.dst;
@@ -56,8 +57,10 @@ class Preparation {
   }
 
   Prepared run() {
-    if (program_.phases.empty()) add_phase(0, static_cast<int>(program_.code.size()));
-    for (const Phase& phase : program_.phases) add_phase(phase.begin, phase.end);
+    if (program_.phases.empty()) {
+      add_phase({Over::Elements, 0, static_cast<int>(program_.code.size())});
+    }
+    for (const Phase& phase : program_.phases) add_phase(phase);
     return std::move(prepared_);
   }
 
@@ -65,11 +68,11 @@ class Preparation {
   // How far back a pair's first instruction is looked for.
   static constexpr int kWindow = 8;
 
-  void add_phase(int begin, int end) {
+  void add_phase(const Phase& phase) {
     nodes_.clear();
     uint8_t name[kMaxRegisters];  // where a register's present value lies
     for (int r = 0; r < kMaxRegisters; ++r) name[r] = static_cast<uint8_t>(r);
-    for (int i = begin; i < end; ++i) {
+    for (int i = phase.begin; i < phase.end; ++i) {
       Instruction instruction = program_.code[i];
       const Reads read = reads(instruction.op);
       if (read & 1) instruction.a = name[instruction.a];
@@ -90,13 +93,44 @@ class Preparation {
                         mask,
                         writes(instruction.op) ? instruction.dst : -1});
     }
+    if (program_.kind == Kind::RowReduce && phase.over == Over::Elements) find_row_constants();
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) make_pair_of(j);
-    for (const Node& node : nodes_) {
-      if (!node.is_gone) prepared_.steps.push_back(node.step);
-    }
     const int first = prepared_.ends.empty() ? 0 : prepared_.ends.back();
+    for (const Node& node : nodes_) {
+      if (node.is_row_constant && !node.is_gone) prepared_.steps.push_back(node.step);
+    }
+    prepared_.tile_begins.push_back(static_cast<int>(prepared_.steps.size()));
+    for (const Node& node : nodes_) {
+      if (!node.is_row_constant && !node.is_gone) prepared_.steps.push_back(node.step);
+    }
     aim_stores(first);
     prepared_.ends.push_back(static_cast<int>(prepared_.steps.size()));
+  }
+
+  // Marks what gives the same value for all elements of a row: slots, row constants, and what is
+  // computed from those and from hoisted scalars alone. Its register must be its own all along the
+  // phase, so that it lasts from tile to tile.
+  void find_row_constants() {
+    uint32_t constant = 0, read = 0, written = 0, written_twice = 0;
+    for (const Step& step : prepared_.prologue) constant |= 1u << step.instruction.dst;
+    for (const Node& node : nodes_) {
+      if (node.writes < 0) continue;
+      written_twice |= written & 1u << node.writes;
+      written |= 1u << node.writes;
+    }
+    for (Node& node : nodes_) {
+      const Instruction& instruction = node.step.instruction;
+      const bool is_source =
+          instruction.op == Op::Slot ||
+          (instruction.op == Op::Load && (row_constants_ >> instruction.index & 1));
+      const bool is_computed = (instruction.op >= Op::Convert && instruction.op <= Op::Select) &&
+                               (node.reads & ~constant) == 0;
+      read |= node.reads;
+      if ((is_source || is_computed) && !((written_twice | read) >> node.writes & 1)) {
+        node.is_row_constant = true;
+        constant |= 1u << node.writes;
+      }
+    }
   }
 
   // Gives a scalar a register that nothing else uses; equal ones share. -1 where none is left.
@@ -174,6 +208,7 @@ class Preparation {
     if (uses_x && (x == t || (uses_y && y == t))) return false;
     const int i = writer_before(j, t);
     if (i < 0 || !has_one_reader(i, j, t)) return false;
+    if (nodes_[i].is_row_constant != nodes_[j].is_row_constant) return false;
     Instruction joined = nodes_[i].step.instruction;
     const bool squares = is_f32(joined, Op::Square);
     First first;
@@ -239,13 +274,14 @@ class Preparation {
   const Program& program_;
   Prepared prepared_;
   std::vector<Node> nodes_;
+  const uint64_t row_constants_;
   uint32_t free_ = 0;
 };
 
 }  // namespace
 
-Prepared prepare(const Engine& engine, const Program& program) {
-  return Preparation(engine, program).run();
+Prepared prepare(const Engine& engine, const Program& program, uint64_t row_constants) {
+  return Preparation(engine, program, row_constants).run();
 }
 
 }  // namespace accel::kernels::vector

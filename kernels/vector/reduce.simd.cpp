@@ -144,14 +144,16 @@ struct Reduction {
     return mask != 0 ? load<V>(values) : splat<V>(kIdentity);
   }
 
+  ACCEL_INLINE static void accumulate_once(Lanes& lanes, const Element* values) {
+    for (int k = 0; k < kVectors; ++k) {
+      lanes.v[k] = Function::of(lanes.v[k], load<V>(values + k * kStep));
+    }
+  }
+
   // n values from lane 0 on; may read up to a vector beyond them.
   ACCEL_INLINE static void accumulate(Lanes& lanes, const Element* values, int n) {
     int i = 0;
-    for (; i + kReduceLanes <= n; i += kReduceLanes) {
-      for (int k = 0; k < kVectors; ++k) {
-        lanes.v[k] = Function::of(lanes.v[k], load<V>(values + i + k * kStep));
-      }
-    }
+    for (; i + kReduceLanes <= n; i += kReduceLanes) accumulate_once(lanes, values + i);
     if (i == n) return;
     for (int k = 0; k < kVectors; ++k, i += kStep) {
       if (n - i >= kStep) {
@@ -316,33 +318,50 @@ struct Reduction {
     return in<Element>(frame, source);
   }
 
-  static void run(const Instruction& instruction, Frame& frame) {
+  // One function a destination: inlined into one, they would share its registers and spill.
+  [[gnu::noinline]] static void reduce_whole_rows(const Instruction& instruction, Frame& frame) {
+    const int length = frame.row_length, count = frame.count;
+    const Element* values = readable(frame, instruction.a, length);
+    Element* slot = reinterpret_cast<Element*>(frame.slots[instruction.index]) + frame.slot_row;
+    if (length % kReduceLanes == 0) {
+      for (int done = 0; done < count;) {
+        Lanes lanes = identity_lanes();
+        const int end = done + length;
+        for (; done < end; done += kReduceLanes) accumulate_once(lanes, values + done);
+        *slot++ = fold(lanes);
+      }
+      return;
+    }
+    for (int done = 0; done < count; done += length) {
+      Lanes lanes = identity_lanes();
+      accumulate(lanes, values + done, length);
+      *slot++ = fold(lanes);
+    }
+  }
+
+  [[gnu::noinline]] static void reduce_row_pieces(const Instruction& instruction, Frame& frame) {
     const int length = frame.row_length;
+    RowState* state = frame.row_states[instruction.index];
+    const int position = static_cast<int>(state->position);
+    const Element* values = readable(frame, instruction.a, length | position);
+    for (int done = 0; done < frame.count; done += length) {
+      add_to_row(*state++, values + done, length);
+    }
+  }
+
+  [[gnu::noinline]] static void reduce_columns(const Instruction& instruction, Frame& frame) {
+    const Element* values = readable(frame, instruction.a, frame.columns);
+    add_to_columns(*frame.column_states[instruction.index], values, frame.rows, frame.columns);
+  }
+
+  static void run(const Instruction& instruction, Frame& frame) {
     switch (frame.reduce_into) {
-      case ReduceInto::Slots: {
-        const Element* values = readable(frame, instruction.a, length);
-        Element* slot = reinterpret_cast<Element*>(frame.slots[instruction.index]) + frame.slot_row;
-        for (int done = 0; done < frame.count; done += length) {
-          Lanes lanes = identity_lanes();
-          accumulate(lanes, values + done, length);
-          *slot++ = fold(lanes);
-        }
-        return;
-      }
-      case ReduceInto::RowStates: {
-        RowState* state = frame.row_states[instruction.index];
-        const int position = static_cast<int>(state->position);
-        const Element* values = readable(frame, instruction.a, length | position);
-        for (int done = 0; done < frame.count; done += length) {
-          add_to_row(*state++, values + done, length);
-        }
-        return;
-      }
-      case ReduceInto::ColumnState: {
-        const Element* values = readable(frame, instruction.a, frame.columns);
-        add_to_columns(*frame.column_states[instruction.index], values, frame.rows, frame.columns);
-        return;
-      }
+      case ReduceInto::Slots:
+        return reduce_whole_rows(instruction, frame);
+      case ReduceInto::RowStates:
+        return reduce_row_pieces(instruction, frame);
+      case ReduceInto::ColumnState:
+        return reduce_columns(instruction, frame);
     }
   }
 

@@ -29,8 +29,8 @@ struct RowProgram {
   const Engine& engine;
   const Program& program;
   const Scalar* scalars;
-  const Prepared prepared;
   Dims kept, reduced;
+  const Prepared prepared;
   int64_t rows, length;  // kept and reduced elements
   char* base[kMaxOperands];
   Op reductions[kMaxSlots];
@@ -65,6 +65,17 @@ bool rows_side_by_side(const RowProgram& row_program) {
   return false;
 }
 
+// A bit for each operand that is broadcast over the reduced dimensions.
+uint64_t row_constants(const Dims& reduced) {
+  uint64_t constants = 0;
+  for (int o = 0; o < reduced.operands; ++o) {
+    bool moves = false;
+    for (int d = 0; d < reduced.count; ++d) moves |= reduced.strides[d][o] != 0;
+    if (!moves) constants |= uint64_t{1} << o;
+  }
+  return constants;
+}
+
 // What a thread works in: registers, and the slots and states of a block of rows.
 struct RowWorkspace : Workspace {
   alignas(64) char slots[kMaxSlots][kRegisterBytes];
@@ -79,6 +90,19 @@ struct RowWorkspace : Workspace {
     }
   }
 };
+
+// What a phase needs once a row: what it computes from that row's slots and constants alone.
+void start_row(const RowProgram& row_program, Workspace& work, int phase, char* const* address,
+               int slot_row) {
+  const Step* begin = row_program.prepared.begin(phase);
+  const Step* end = row_program.prepared.tile_begin(phase);
+  if (begin == end) return;
+  for (int o = 0; o < row_program.operands(); ++o) work.operands[o] = {address[o], 0, 0};
+  work.frame.set_shape(1, kTileElements);
+  work.frame.row_length = kTileElements;
+  work.frame.slot_row = slot_row;
+  work.run_steps(begin, end);
+}
 
 // A phase over kept indices, for `count` of them that lie along the last kept dimension.
 void run_kept_phase(const RowProgram& row_program, Workspace& work, int phase, char* const* address,
@@ -123,7 +147,9 @@ void run_short_rows(const RowProgram& row_program, Workspace& work, int phase, c
 // The same for rows that take several tiles, `group` rows at a time.
 void run_long_rows(const RowProgram& row_program, RowWorkspace& work, int phase,
                    char* const* address, int64_t first_row, int count, int group) {
-  const Step* begin = row_program.prepared.begin(phase);
+  // In tiles of several rows, what is constant along a row is computed with the rest.
+  const Step* begin =
+      group == 1 ? row_program.prepared.tile_begin(phase) : row_program.prepared.begin(phase);
   const Step* end = row_program.prepared.end(phase);
   const uint32_t slots = reduced_slots(row_program.program, row_program.program.phases[phase]);
   work.frame.reduce_into = ReduceInto::RowStates;
@@ -139,6 +165,7 @@ void run_long_rows(const RowProgram& row_program, RowWorkspace& work, int phase,
     }
     const int64_t linear = (first_row + row) * row_program.length;
     if (group == 1) {
+      start_row(row_program, work, phase, row_address, row);
       work.run_elements(begin, end, row_program.reduced, row_address, 0, row_program.length,
                         linear);
     } else {
@@ -245,10 +272,11 @@ void run_by_chunks(const RowProgram& row_program) {
       unravel(row_program.kept, row, index);
       char* address[kMaxOperands];
       locate(row_program.kept, index, row_program.base, address);
+      start_row(row_program, work, phase, address, static_cast<int>(row));
       work.frame.reduce_into = ReduceInto::RowStates;
       work.frame.slot_row = static_cast<int>(row);
       const int64_t begin = first_chunk * kChunkElements;
-      work.run_elements(row_program.prepared.begin(phase), row_program.prepared.end(phase),
+      work.run_elements(row_program.prepared.tile_begin(phase), row_program.prepared.end(phase),
                         row_program.reduced, address, begin,
                         std::min(length, begin + kTaskElements), row * length);
       for (int s = 0; s < row_program.slots(); ++s) {
@@ -270,17 +298,12 @@ void run_by_chunks(const RowProgram& row_program) {
 void run_row_reduce(const Engine& engine, const Program& program, const Space& space,
                     const Operand* operands, const Scalar* scalars) {
   const int count = static_cast<int>(program.operands.size());
+  const Dims kept = make_dims(space, operands, count, 0, space.kept, last_dim(program, Over::Kept));
+  const Dims reduced =
+      make_dims(space, operands, count, space.kept, space.dims, last_dim(program, Over::Elements));
   RowProgram row_program{
-      engine,
-      program,
-      scalars,
-      prepare(engine, program),
-      make_dims(space, operands, count, 0, space.kept, last_dim(program, Over::Kept)),
-      make_dims(space, operands, count, space.kept, space.dims, last_dim(program, Over::Elements)),
-      0,
-      0,
-      {},
-      {}};
+      engine, program, scalars, kept, reduced, prepare(engine, program, row_constants(reduced)),
+      0,      0,       {},      {}};
   row_program.rows = row_program.kept.elements();
   row_program.length = row_program.reduced.elements();
   for (int o = 0; o < count; ++o) row_program.base[o] = operands[o].data;
