@@ -72,10 +72,8 @@ def test_nothing_waits(name, counted):
     RECORDED[name](x)
     y = x + 1
     with counted() as change:
-        result = RECORDED[name](y)
-    copies = {"index_select", "index"}  # a copy of an index to the device is no wait either
+        RECORDED[name](y)
     assert change["waits"] == 0, torch.accel.report()
-    assert result is not None and copies is not None
 
 
 def test_views_are_read_and_written_in_place():
