@@ -17,13 +17,12 @@ cmake -S . -B "$directory" -G Ninja \
   -DACCEL_BUILD_TESTS=ON -DACCEL_SANITIZE="$sanitizers"
 cmake --build "$directory" --target kernel_tests csrc_tests
 
-# LibTorch keeps some objects until the process ends, and its libgomp is not instrumented: TSan cannot
-# see that a parallel region ends with a barrier, so races inside one are not reported (the bits do
-# not depend on the team: tests/python/test_contracts.py checks that instead).
+# LibTorch keeps some objects until the process ends, and its libgomp is not instrumented: see the
+# suppressions.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1}
 export LSAN_OPTIONS=${LSAN_OPTIONS:-suppressions=$PWD/tools/lsan.supp:print_suppressions=0}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tools/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-suppressions=$PWD/tools/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=1:history_size=4}
 for tests in kernel_tests csrc_tests; do
   echo "== $tests, $sanitizers"
   "$directory/$tests" --gtest_brief=1

@@ -179,6 +179,8 @@ int32_t HostArguments::add(const Tensor& tensor, bool written, bool write_only,
   entry.written = written;
   entry.write_only = write_only;
   entry.wrapped_number = tensor.unsafeGetTensorImpl()->is_wrapped_number();
+  entry.is_conj = tensor.is_conj();
+  entry.is_neg = tensor.is_neg();
   entry.sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
   if (tensor.device().is_privateuseone()) {
     join_device(tensor.device());
@@ -194,6 +196,8 @@ int32_t HostArguments::add(const Tensor& tensor, bool written, bool write_only,
                 device_.is_cpu() ? c10::Device(c10::kPrivateUse1, 0) : device_, " and ",
                 tensor.device(), "!");
     const Tensor dense = tensor.contiguous();
+    entry.is_conj = dense.is_conj();
+    entry.is_neg = dense.is_neg();
     entry.strides.assign(dense.strides().begin(), dense.strides().end());
     entry.storage = static_cast<int32_t>(storages_.size());
     const auto* bytes = static_cast<const char*>(dense.const_data_ptr());
@@ -210,25 +214,39 @@ int32_t HostArguments::add(const Tensor& tensor, bool written, bool write_only,
 
 int32_t HostArguments::add_output(const Tensor& tensor) { return add(tensor, true, true, false); }
 
+bool HostArguments::is_wrapped_number(size_t storage) const {
+  return !storages_[storage].is_device() &&
+         std::any_of(tensors_.begin(), tensors_.end(), [&](const HostTensor& tensor) {
+           return tensor.storage == static_cast<int32_t>(storage) && tensor.wrapped_number;
+         });
+}
+
 std::vector<Tensor> HostArguments::make_tensors(char* const* bases) const {
-  const c10::DeviceType device = bases ? c10::kCPU : c10::kMeta;
-  const DispatchKeySet keys(bases ? DispatchKey::CPU : DispatchKey::Meta);
   std::vector<c10::Storage> storages;
   storages.reserve(storages_.size());
   for (size_t i = 0; i < storages_.size(); ++i) {
+    char* content = const_cast<char*>(storages_[i].content.data());
+    // A wrapped number stays on the CPU: Python's meta functions insist on it.
+    const bool is_meta = !bases && !is_wrapped_number(i);
+    char* base = storages_[i].is_device() ? (bases ? bases[i] : nullptr) : content;
     // Meta functions may resize an out= argument; a CPU kernel never can.
     storages.emplace_back(c10::Storage::use_byte_size_t(), storages_[i].bytes,
-                          c10::DataPtr(bases ? bases[i] : nullptr, device),
-                          bases ? nullptr : c10::GetAllocator(c10::kMeta), bases == nullptr);
+                          c10::DataPtr(is_meta ? nullptr : base, is_meta ? c10::kMeta : c10::kCPU),
+                          is_meta ? c10::GetAllocator(c10::kMeta) : nullptr, is_meta);
   }
   std::vector<Tensor> tensors;
   tensors.reserve(tensors_.size());
   for (const HostTensor& entry : tensors_) {
     Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
-        c10::Storage(storages[entry.storage]), keys, c10::scalarTypeToTypeMeta(entry.dtype));
+        c10::Storage(storages[entry.storage]),
+        DispatchKeySet(storages[entry.storage].device_type() == c10::kMeta ? DispatchKey::Meta
+                                                                           : DispatchKey::CPU),
+        c10::scalarTypeToTypeMeta(entry.dtype));
     c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     impl->set_sizes_and_strides(entry.sizes, entry.strides, entry.offset);
     if (entry.wrapped_number) impl->set_wrapped_number(true);
+    if (entry.is_conj) tensor._set_conj(true);
+    if (entry.is_neg) tensor._set_neg(true);
     tensors.push_back(std::move(tensor));
   }
   return tensors;
@@ -285,6 +303,8 @@ std::string HostArguments::key() const {
     append(key, tensor.storage);
     append(key, tensor.offset);
     append(key, tensor.wrapped_number);
+    append(key, tensor.is_conj);
+    append(key, tensor.is_neg);
     append_list(key, tensor.sizes);
     append_list(key, tensor.strides);
   }
@@ -390,7 +410,7 @@ std::vector<char*> HostOpCall::bases(void* const* addresses) const {
   for (size_t i = 0; i < arguments_.storages().size(); ++i) {
     const HostStorage& storage = arguments_.storages()[i];
     if (!storage.is_device()) {
-      bases.push_back(const_cast<char*>(storage.content.data()));
+      bases.push_back(nullptr);
       continue;
     }
     const HostTensor& tensor = arguments_.tensors()[storage.tensor];

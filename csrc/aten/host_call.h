@@ -23,7 +23,7 @@ struct HostTensor {
   c10::SmallVector<int64_t, 6> sizes, strides;
   int64_t offset = 0;   // in elements, in its storage
   int32_t storage = 0;  // among those of the call
-  bool written = false, write_only = false, wrapped_number = false;
+  bool written = false, write_only = false, wrapped_number = false, is_conj = false, is_neg = false;
 };
 
 // One distinct storage: of the device, found through one of the Node's Views; or of the CPU, whose
@@ -53,8 +53,8 @@ class HostArguments {
   // Another Tensor of the device, which the call writes. The caller keeps it where it is.
   int32_t add_output(const Tensor& tensor);
 
-  // The Tensors over other storages: `key` is CPU or Meta. bases: address of each storage; null
-  // makes Meta tensors.
+  // The Tensors as CPU Tensors over the storages at `bases` (of the device's; the others are here),
+  // or, where that is null, as Meta Tensors.
   std::vector<Tensor> make_tensors(char* const* bases) const;
   // The stack of the call with `tensors` in their places, with devices and generators replaced.
   torch::jit::Stack make_stack(const std::vector<Tensor>& tensors, c10::DeviceType device,
@@ -73,6 +73,7 @@ class HostArguments {
   int32_t add(const Tensor& tensor, bool written, bool write_only, bool takes_cpu_tensors);
   int32_t add_storage(const Tensor& tensor);
   void join_device(c10::Device device);
+  bool is_wrapped_number(size_t storage) const;
 
   std::vector<c10::IValue> values_;  // None where a Place is
   std::vector<Place> places_;

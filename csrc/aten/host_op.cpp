@@ -356,7 +356,7 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   std::vector<char*> bases;
   for (const HostStorage& storage : arguments.storages()) {
     if (!storage.is_device()) {
-      bases.push_back(const_cast<char*>(storage.content.data()));
+      bases.push_back(nullptr);
       continue;
     }
     const Tensor& tensor = arguments.original(storage.tensor);

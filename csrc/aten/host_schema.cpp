@@ -50,6 +50,11 @@ constexpr std::string_view kMixedOps[] = {
     "aten::nested_to_padded_tensor",
 };
 
+// Operators whose CPU kernel gives other sizes than the meta function says (bookkeeping that its
+// backward reads).
+constexpr std::string_view kOtherSizes[] = {"aten::_embedding_bag",
+                                            "aten::_embedding_bag_forward_only"};
+
 // Operators without a meta function whose one result has the sizes and dtype of an argument.
 struct ResultLike {
   std::string_view op;
@@ -153,8 +158,8 @@ HostSchema::HostSchema(const OperatorHandle& handle)
   // These are values on every device; that unique() waits here is a want of a kernel.
   reads_values |= depends_on_data && (base == "aten::nonzero" || base == "aten::masked_select");
   const bool hides_its_generator = !is_random && op.hasTag(at::Tag::nondeterministic_seeded);
-  is_inferable = !depends_on_data && !reads_values && !hides_its_generator &&
-                 base.compare(0, kNamespace.size(), kNamespace) == 0;
+  is_inferable = !depends_on_data && !contains(kOtherSizes, base) && !reads_values &&
+                 !hides_its_generator && base.compare(0, kNamespace.size(), kNamespace) == 0;
   for (const ResultLike& entry : kResultsLike) {
     if (entry.op == base && result_count == 1) results_like.push_back(entry.argument);
   }

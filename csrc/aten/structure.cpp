@@ -199,7 +199,14 @@ Tensor copy_from(const Tensor& self, const Tensor& dst, bool non_blocking) {
   runtime::check_fork();
   if (dst.numel() == 0) return dst;
   if (self.device().is_privateuseone() && (self.is_conj() || self.is_neg())) {
-    return copy_from(self.resolve_conj().resolve_neg(), dst, non_blocking);
+    // The bits are views of the plain numbers: those are copied, then changed where they arrive.
+    // (Resolving the bits would copy, and so come here again.)
+    Tensor plain = self.is_conj() ? self.conj() : self;
+    if (plain.is_neg()) plain = plain._neg_view();
+    copy_from(plain, dst, /*non_blocking=*/false);
+    if (self.is_conj()) dst.conj_physical_();
+    if (self.is_neg()) dst.neg_();
+    return dst;
   }
   const Tensor source = self.sizes() == dst.sizes() ? self : self.expand(dst.sizes());
   if (dst.device().is_privateuseone() && (dst.is_conj() || dst.is_neg())) {
@@ -249,6 +256,14 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", TORCH_FN(copy_from));
   m.impl("_copy_from_and_resize", TORCH_FN(copy_from_and_resize));
   m.impl("_local_scalar_dense", TORCH_FN(local_scalar_dense));
+}
+
+// The fallback of these bits resolves them by a clone, which is a copy: it would come back forever.
+TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
+  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
+}
+TORCH_LIBRARY_IMPL(aten, Negative, m) {
+  m.impl("_copy_from", torch::CppFunction::makeFallthrough());
 }
 
 }  // namespace accel::aten

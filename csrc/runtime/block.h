@@ -31,11 +31,6 @@ struct Block {
   std::atomic<void*> writer{nullptr};
   std::atomic<uint64_t> write_sequence{0};
 
-  // Scratch of Recorder::hand_over and of no one else: the number of this Block in the Segment
-  // with that serial.
-  uint64_t numbered_in = 0;
-  int32_t number = 0;
-
   // Set by the allocator.
   Block* next_free = nullptr;
   void* arena = nullptr;

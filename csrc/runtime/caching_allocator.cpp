@@ -6,13 +6,6 @@
 
 namespace accel::runtime {
 
-struct Arena {
-  CachingAllocator* allocator;
-  Pool pool;
-  size_t size;
-  Chunk* first;
-};
-
 namespace {
 
 // How many chunks of a class are compared. Most loops ask for sizes they have asked for before, and
@@ -107,7 +100,6 @@ Block* CachingAllocator::allocate(size_t bytes) {
   chunk->user_alive.store(true, std::memory_order_relaxed);
   chunk->writer.store(nullptr, std::memory_order_relaxed);
   chunk->write_sequence.store(0, std::memory_order_relaxed);
-  chunk->numbered_in = 0;
 
   const auto block_bytes = static_cast<int64_t>(chunk->size);
   allocations_.increase(pool, 1);
@@ -206,13 +198,13 @@ bool CachingAllocator::add_arena(Pool pool, size_t size) {
   auto* address = static_cast<char*>(source_.reserve(size));
   if (address == nullptr) return false;
   Chunk* chunk = new_chunk();
-  auto* arena = new Arena{this, pool, size, chunk};
+  Arena& arena = arenas_[reinterpret_cast<uintptr_t>(address)];
+  arena = {this, pool, size, chunk};
   chunk->address = address;
   chunk->size = size;
   chunk->device = device_;
-  chunk->arena = arena;
+  chunk->arena = &arena;
   chunk->before = chunk->after = nullptr;
-  arenas_[reinterpret_cast<uintptr_t>(address)] = arena;
   insert_free(chunk);
   segments_.increase(pool, 1);
   reserved_bytes_.increase(pool, static_cast<int64_t>(size));
@@ -226,8 +218,8 @@ size_t CachingAllocator::empty_cache() {
   take_returned();
   size_t released = 0;
   for (auto entry = arenas_.begin(); entry != arenas_.end();) {
-    Arena* arena = entry->second;
-    Chunk* first = arena->first;
+    const Arena& arena = entry->second;
+    Chunk* first = arena.first;
     if (!first->is_free || first->after != nullptr) {
       ++entry;
       continue;
@@ -235,12 +227,11 @@ size_t CachingAllocator::empty_cache() {
     remove_free(first);
     first->next_free = spare_chunks_;
     spare_chunks_ = first;
-    source_.release(first->address, arena->size);
-    segments_.decrease(arena->pool, 1);
-    reserved_bytes_.decrease(arena->pool, static_cast<int64_t>(arena->size));
-    released += arena->size;
+    source_.release(first->address, arena.size);
+    segments_.decrease(arena.pool, 1);
+    reserved_bytes_.decrease(arena.pool, static_cast<int64_t>(arena.size));
+    released += arena.size;
     ++arenas_released_;
-    delete arena;
     entry = arenas_.erase(entry);
   }
   reserved_.store(reserved_bytes() - released, std::memory_order_relaxed);
@@ -281,7 +272,7 @@ Arena* CachingAllocator::arena_of(const void* address) {
   auto entry = arenas_.upper_bound(wanted);
   if (entry == arenas_.begin()) return nullptr;
   --entry;
-  return wanted - entry->first < entry->second->size ? entry->second : nullptr;
+  return wanted - entry->first < entry->second.size ? &entry->second : nullptr;
 }
 
 bool CachingAllocator::owns(const void* address) {
@@ -369,9 +360,9 @@ std::vector<c10::CachingDeviceAllocator::SegmentInfo> CachingAllocator::snapshot
     auto& segment = result.emplace_back();
     segment.device = static_cast<c10::DeviceIndex>(device_);
     segment.address = address;
-    segment.total_size = arena->size;
-    segment.is_large = arena->pool == Pool::Large;
-    for (const Chunk* chunk = arena->first; chunk != nullptr; chunk = chunk->after) {
+    segment.total_size = arena.size;
+    segment.is_large = arena.pool == Pool::Large;
+    for (const Chunk* chunk = arena.first; chunk != nullptr; chunk = chunk->after) {
       auto& block = segment.blocks.emplace_back();
       block.size = chunk->size;
       block.active = !chunk->is_free;

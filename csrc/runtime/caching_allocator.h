@@ -39,7 +39,7 @@ constexpr size_t kSharedArena = size_t{16} << 20;  // larger requests get an are
 constexpr size_t kSmallGranule = 64;               // a cache line
 constexpr size_t kLargeGranule = 4096;             // a page
 
-struct Arena;
+class CachingAllocator;
 
 // A Block together with its place in its arena. Neighbours by address are linked, so that free
 // memory coalesces the moment it comes back.
@@ -48,6 +48,13 @@ struct alignas(64) Chunk : Block {
   Chunk* after = nullptr;
   Chunk* previous_free = nullptr;  // the list of its size class; Block::next_free is the other link
   bool is_free = false;
+};
+
+struct Arena {
+  CachingAllocator* allocator;
+  Pool pool;
+  size_t size;
+  Chunk* first;
 };
 
 // Free chunks by size class: exact classes of 64 bytes below 2 KiB, then 32 to a power of two. Two
@@ -190,9 +197,9 @@ class CachingAllocator {
 
   alignas(64) std::mutex mutex_;  // guards all that follows
   FreeLists free_[kPools];
-  std::map<uintptr_t, Arena*> arenas_;  // by address
-  std::deque<Chunk> chunks_;            // every Chunk there is; never shrinks
-  Chunk* spare_chunks_ = nullptr;       // linked by next_free
+  std::map<uintptr_t, Arena> arenas_;  // by address
+  std::deque<Chunk> chunks_;           // every Chunk there is; never shrinks
+  Chunk* spare_chunks_ = nullptr;      // linked by next_free
   Gauge<int64_t> segments_, reserved_bytes_, active_, active_bytes_, split_, split_bytes_;
   std::atomic<size_t> reserved_{0};  // also read without the lock
   int64_t retries_ = 0, out_of_memory_ = 0, arenas_reserved_ = 0, arenas_released_ = 0;

@@ -146,6 +146,22 @@ def test_views_share_memory():
     assert z.real.data_ptr() == x.data_ptr() and z.imag.tolist() == [0, 4, 0, 0]
 
 
+def test_conjugate_and_negative_bits():
+    c = torch.randn(4, dtype=torch.complex64)
+    x = c.to("accel")
+    for op in (
+        lambda z: z.conj(),
+        lambda z: z.conj() + 1,
+        lambda z: z.conj().imag,
+        lambda z: z.conj().imag * 2,
+        lambda z: z.conj().clone().conj_physical_(),
+        lambda z: torch.zeros_like(z).conj().copy_(z),
+        lambda z: z @ z.conj(),
+    ):
+        expected = op(c).resolve_conj().resolve_neg()
+        torch.testing.assert_close(op(x).cpu().resolve_conj().resolve_neg(), expected)
+
+
 def test_a_cpu_scalar_is_taken_at_the_call():
     x = torch.zeros(3, dtype=torch.complex64, device="accel")
     value = torch.tensor(2.0 + 1.0j)

@@ -7,10 +7,12 @@
 #include <c10/util/Exception.h>
 
 #include <functional>
+#include <memory>
 #include <random>
 #include <set>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include "csrc/runtime/event.h"
 #include "csrc/runtime/process.h"
@@ -64,7 +66,10 @@ void sleep_ms(int milliseconds) {
 }
 
 // Streams live as long as the process: a worker may outlive any scope.
-WorkerStream& new_stream() { return *new WorkerStream(0, 0, 0); }
+WorkerStream& new_stream() {
+  static auto* streams = new std::vector<std::unique_ptr<WorkerStream>>;
+  return *streams->emplace_back(std::make_unique<WorkerStream>(0, 0, 0));
+}
 
 TEST(Stream, CommandsRunInOrder) {
   WorkerStream& stream = new_stream();
