@@ -13,6 +13,7 @@
 #include <set>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "csrc/aten/alias.h"
 #include "csrc/aten/host_call.h"
@@ -231,6 +232,37 @@ void view_op(const HostSchema& schema, const HostArguments& arguments, Stack* st
 
 // --- recording -----------------------------------------------------------------------------------
 
+// The operators that have run before, each with the dtypes it had. A CPU kernel that refuses a
+// dtype says so only when it runs: the first run is waited for, so that the error is raised at the
+// call.
+class FirstRuns {
+ public:
+  static uint64_t key(const HostSchema& schema, const HostArguments& arguments) {
+    uint64_t key = reinterpret_cast<uintptr_t>(&schema);
+    for (const HostTensor& tensor : arguments.tensors()) {
+      key = graph::mix(key, static_cast<uint64_t>(tensor.dtype));
+    }
+    return key;
+  }
+  bool includes(uint64_t key) {
+    std::lock_guard lock(mutex_);
+    return !keys_.contains(key);
+  }
+  void succeeded(uint64_t key) {
+    std::lock_guard lock(mutex_);
+    keys_.insert(key);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_set<uint64_t> keys_;
+};
+
+FirstRuns& first_runs() {
+  static auto* runs = new FirstRuns;
+  return *runs;
+}
+
 void record(const HostSchema& schema, HostArguments arguments, const Inference& inference,
             Stack* stack) {
   const c10::DeviceGuard guard(arguments.device());
@@ -251,6 +283,8 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
   std::vector<std::vector<Tensor>> results;
   std::vector<std::vector<int32_t>> outputs;
   bool writes = schema.returns.empty();  // an assertion writes nothing, and must run
+  const uint64_t dtypes = FirstRuns::key(schema, arguments);
+  Tensor written;
   for (const std::vector<OutputSpec>& specs : inference.results) {
     auto& tensors = results.emplace_back(specs.size());
     auto& indices = outputs.emplace_back(specs.size(), -1);
@@ -267,12 +301,17 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
     if (!tensor.written || c10::multiply_integers(tensor.sizes) == 0) continue;
     at::assert_no_internal_overlap(arguments.original(i));
     writes = true;
+    if (!written.defined()) written = arguments.original(i);
   }
   if (writes) {
     graph::count(graph::Counter::HostOps);
     graph::count_op("host_op", schema.name);
     HostOpCall::record(
         std::make_unique<HostOpCall>(schema, std::move(arguments), std::move(outputs), seed));
+    if (written.defined() && first_runs().includes(dtypes)) {
+      graph::wait_for(*block_of(written), ("first run of " + schema.name).c_str());
+      first_runs().succeeded(dtypes);
+    }
   }
   push_results(schema, stack, as_results(schema, std::move(results)));
 }

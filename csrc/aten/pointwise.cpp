@@ -136,6 +136,9 @@ void add_view(Recording& recording, const Tensor& tensor, const Tensor& out) {
 // --- unary ---------------------------------------------------------------------------------------
 
 Output unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
+  TORCH_CHECK(opcode != Opcode::Neg || self.scalar_type() != ScalarType::Bool,
+              "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
+              "invert a mask, use the `~` or `logical_not()` operator instead.");
   Inference inferred = infer(out, {&self}, rule);
   Recording(opcode)
       .output(inferred.out())

@@ -28,6 +28,7 @@ Layout coalesce(const int64_t* sizes, const int64_t* strides, int dims) {
 std::optional<std::vector<int64_t>> common_space(const std::vector<const Layout*>& layouts,
                                                  int64_t elements,
                                                  const std::vector<int64_t>& cuts) {
+  if (elements == 0) return std::nullopt;
   // A boundary is the number of elements inside it: the product of the sizes to its right.
   std::vector<int64_t> boundaries{1, elements};
   for (int64_t cut : cuts) boundaries.push_back(cut);

@@ -286,6 +286,10 @@ class GroupPlanner {
     }
     std::optional<vec::Program> program = builder.build();
     if (!program) return std::nullopt;
+    for (const vec::Instruction& instruction : program->code) {
+      TORCH_INTERNAL_ASSERT(vec::is_supported(instruction.op, instruction.lane), name(),
+                            " has no kernel for one of its dtypes");
+    }
     return group_.family == Family::Matmul ? fused_matmul(first, builder, std::move(*program))
                                            : vector_launch(builder, std::move(*program));
   }

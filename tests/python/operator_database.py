@@ -1,0 +1,409 @@
+"""PyTorch's operator database, run on the CPU and on accel from the same samples.
+
+`Variant(op, dtype)` is one row of the database; check(variant, kind) compares one kind of use of it
+with the CPU and returns the differences, as text. Where the CPU differs from itself in the same
+comparison (random results, uninitialised memory, a kernel whose bits wander), only shapes, dtypes
+and layouts are compared; where it raises, accel must raise the same type.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+from torch.utils import _pytree as pytree
+
+DEVICE = "accel"
+
+# What a use may be, in the order of the tests.
+KINDS = ("forward", "noncontiguous", "in_place", "out", "backward", "double_backward", "errors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    op: OpInfo
+    dtype: torch.dtype
+
+    @functools.cached_property
+    def name(self) -> str:
+        return f"{self.op.full_name.replace('.', '_')}-{str(self.dtype).removeprefix('torch.')}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def variants() -> list[Variant]:
+    """Every operator with every dtype that its CPU kernels support."""
+    order = lambda dtype: (dtype != torch.float32, str(dtype))  # noqa: E731
+    return [
+        Variant(op, dtype)
+        for op in op_db
+        for dtype in sorted(
+            op.supported_dtypes("cpu") | op.supported_backward_dtypes("cpu"), key=order
+        )
+        if dtype in op.supported_dtypes("cpu")
+    ]
+
+
+def has(variant: Variant, kind: str) -> bool:
+    """Whether the database says that the operator can be used so with the dtype."""
+    op, dtype = variant.op, variant.dtype
+    if kind == "in_place":
+        return op.get_inplace() is not None
+    if kind == "out":
+        return op.supports_out
+    if kind == "backward":
+        return op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
+    if kind == "double_backward":
+        return dtype in (torch.float64, torch.complex128) and op.supports_gradgrad
+    if kind == "errors":
+        return op.error_inputs_func is not None and dtype == torch.float32
+    return True
+
+
+# ---- moving arguments ----
+
+
+class Mover:
+    """Moves the arguments of one call to a device: Tensors keep their sizes, strides and offsets,
+    and those that share a storage go on sharing it."""
+
+    def __init__(self, device: str):
+        self._device = device
+        self._storages: dict[int, torch.Tensor] = {}
+
+    def tensor(self, x: torch.Tensor) -> torch.Tensor:
+        if x.layout != torch.strided or x.is_quantized or x.is_nested or x.device.type != "cpu":
+            moved = x.detach().to(self._device, copy=True)
+        else:
+            plain = x.detach()
+            storage = plain.untyped_storage()
+            if storage.data_ptr() not in self._storages or not storage.nbytes():
+                whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+                self._storages[storage.data_ptr()] = whole.to(self._device, copy=True)
+            moved = torch.empty(0, dtype=x.dtype, device=self._device)
+            moved.set_(
+                self._storages[storage.data_ptr()].untyped_storage(),
+                plain.storage_offset(),
+                plain.size(),
+                plain.stride(),
+            )
+            if plain.is_conj():
+                moved = moved.conj()
+            if plain.is_neg():
+                moved = moved._neg_view()
+        return moved.requires_grad_(x.requires_grad)
+
+    def __call__(self, arguments):
+        def move(x):
+            if isinstance(x, torch.Tensor):
+                return self.tensor(x)
+            if isinstance(x, torch.device) or x == "cpu" and isinstance(x, str):
+                return torch.device(self._device)
+            if isinstance(x, torch.Generator):
+                moved = torch.Generator(self._device)
+                moved.manual_seed(x.initial_seed())
+                return moved
+            return x
+
+        return pytree.tree_map(move, arguments)
+
+
+Call = tuple  # (input, args, kwargs)
+
+
+def _call(sample: SampleInput) -> Call:
+    return (sample.input, sample.args, sample.kwargs)
+
+
+def _tensors(tree: object) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
+
+
+# ---- comparing ----
+
+# Relative and absolute. Both sides round the same values in another order; 16-bit results may
+# differ by two roundings, since some CPU kernels round between steps.
+_TOLERANCES = {
+    torch.float32: (5e-5, 5e-5),
+    torch.float64: (1e-7, 1e-7),
+    torch.complex64: (5e-5, 5e-5),
+    torch.complex128: (1e-7, 1e-7),
+    torch.bfloat16: (3e-2, 3e-2),
+    torch.float16: (5e-3, 5e-3),
+    torch.complex32: (1e-2, 1e-2),
+}
+
+
+def describe(x: object) -> str:
+    """What of a result does not depend on its values."""
+    if not isinstance(x, torch.Tensor):
+        return type(x).__name__
+    text = f"{x.dtype}{list(x.shape)}"
+    if x.layout != torch.strided:
+        return f"{text} {x.layout}"
+    strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] if x.numel() else []
+    return f"{text} strides {strides} conj {x.is_conj()} grad {x.requires_grad}"
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().cpu()
+    if x.is_quantized:
+        return x.dequantize()
+    if x.layout != torch.strided:
+        return x.to_dense() if not x.is_nested else x.to_padded_tensor(0.0)
+    return x.resolve_conj().resolve_neg()
+
+
+def difference(expected: object, got: object, what: str = "") -> str | None:
+    """How two results differ, or None."""
+    left, left_spec = pytree.tree_flatten(expected)
+    right, right_spec = pytree.tree_flatten(got)
+    if left_spec != right_spec:
+        return f"{what}: structure {right_spec}, not {left_spec}"
+    for number, (e, g) in enumerate(zip(left, right, strict=True)):
+        where = f"{what} result {number}"
+        if describe(e) != describe(g):
+            return f"{where}: {describe(g)}, not {describe(e)}"
+        if isinstance(e, torch.Tensor):
+            if e.device.type == "meta":
+                continue
+            e, g = _plain(e), _plain(g)
+            rtol, atol = _TOLERANCES.get(e.dtype, (0, 0))
+            if e.dtype.itemsize == 1 and e.dtype.is_floating_point:
+                e, g, rtol, atol = e.float(), g.float(), 0.13, 0.02
+            try:
+                torch.testing.assert_close(g, e, rtol=rtol, atol=atol, equal_nan=True)
+            except AssertionError as error:
+                return f"{where}: {' '.join(str(error).split())}"
+        elif isinstance(e, float):
+            if not (e == g or e != e and g != g or abs(e - g) <= 1e-4 * abs(e) + 1e-4):
+                return f"{where}: {g}, not {e}"
+        elif e != g and not isinstance(e, torch.device | torch.Generator):
+            return f"{where}: {g!r}, not {e!r}"
+    return None
+
+
+# ---- the kinds of use ----
+
+
+class _Raised:
+    """What a call raised, in place of its result."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+def _attempt(function: Callable[[], object]) -> object:
+    """The result, or what was raised at the call or at the next wait."""
+    try:
+        result = function()
+        torch.accel.synchronize()
+        return result
+    except Exception as error:  # noqa: BLE001 - any type may be the right one
+        with contextlib.suppress(Exception):
+            torch.accel.synchronize()
+        return _Raised(error)
+
+
+def _differentiable(tree: object) -> list[torch.Tensor]:
+    return [
+        x
+        for x in _tensors(tree)
+        if x.requires_grad and (x.is_floating_point() or x.is_complex()) and x.grad_fn is None
+    ]
+
+
+def _cotangents(results: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(x: torch.Tensor) -> torch.Tensor:
+        dtype = torch.complex128 if x.is_complex() else torch.float64
+        made = torch.randn(x.shape, generator=generator, dtype=dtype).to(x.dtype).to(x.device)
+        return made if x.layout == torch.strided else made.to_sparse()
+
+    return [like(x) for x in results]
+
+
+def _gradients(result: object, call: Call, sample: SampleInput, twice: bool) -> list:
+    result = sample.output_process_fn_grad(result)
+    wanted = _differentiable(call)
+    roots = [x for x in _tensors(result) if x.requires_grad]
+    if not roots or not wanted:
+        return []
+    seeds = [x.requires_grad_(twice) for x in _cotangents(roots, 7)]
+    first = torch.autograd.grad(roots, wanted, seeds, create_graph=twice, allow_unused=True)
+    if not twice:
+        return list(first)
+    again = [x for x in first if x is not None and x.requires_grad]
+    if not again:
+        return []
+    return list(
+        torch.autograd.grad(again, wanted + seeds, _cotangents(again, 8), allow_unused=True)
+    )
+
+
+def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> object:
+    """What the kind of use gives on the device: results to compare."""
+    op = variant.op
+    call = Mover(device)(_call(sample))
+    x, args, kwargs = call
+    if kind in ("forward", "noncontiguous"):
+        result = op(x, *args, **kwargs)
+        return result, [t.detach() for t in _tensors(call)]
+    if kind in ("backward", "double_backward"):
+        return _gradients(op(x, *args, **kwargs), call, sample, kind == "double_backward")
+    if kind == "in_place":
+        if not isinstance(x, torch.Tensor):
+            x = [t.detach().clone() for t in x]
+        elif x.requires_grad:
+            x = x.detach().clone()
+        result = op.get_inplace()(x, *args, **kwargs)
+        return result, x
+    if kind == "out":
+        with torch.no_grad():
+            expected = op(sample.input, *sample.args, **sample.kwargs)
+            outs = []
+            # Memory to write into: too small, laid out otherwise, and as it comes.
+            for shape in ("fitting", "strided", "empty"):
+                made = pytree.tree_map(functools.partial(_out, shape, device), expected)
+                result = op(x, *args, **kwargs, out=made)
+                outs.append((result, made))
+            return outs
+    raise ValueError(kind)
+
+
+def _out(shape: str, device: str, like: object) -> object:
+    if not isinstance(like, torch.Tensor):
+        return like
+    if shape == "fitting":
+        return torch.zeros_like(like, device=device)
+    if shape == "empty":
+        return torch.empty(0, dtype=like.dtype, device=device)
+    wide = torch.zeros((*like.shape, 2), dtype=like.dtype, device=device)
+    return wide[..., 1]
+
+
+def samples(variant: Variant, kind: str) -> Iterator[SampleInput]:
+    """The database's samples, made on the CPU, always the same."""
+    torch.manual_seed(0)
+    requires_grad = kind in ("backward", "double_backward")
+    for sample in variant.op.sample_inputs("cpu", variant.dtype, requires_grad=requires_grad):
+        if kind == "noncontiguous":
+            sample = sample.noncontiguous()
+        if kind == "in_place" and sample.broadcasts_input:
+            continue
+        yield sample
+
+
+def check(variant: Variant, kind: str, limit: int | None = None) -> list[str]:
+    """The differences between accel and the CPU, one line each; at most `limit` samples."""
+    if kind == "errors":
+        return _check_errors(variant)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, sample in enumerate(samples(variant, kind)):
+            if limit is not None and number >= limit:
+                break
+            text = _check_sample(variant, kind, sample)
+            if text is not None:
+                found.append(f"{kind}, sample {number} ({sample.name or _summary(sample)}): {text}")
+    return found
+
+
+def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | None:
+    def use(device: str) -> object:
+        torch.manual_seed(0)
+        return _attempt(lambda: _use(variant, kind, sample, device))
+
+    expected, got = use("cpu"), use(DEVICE)
+    text = _verdict(expected, got)
+    if text is None or isinstance(expected, _Raised) or isinstance(got, _Raised):
+        return text
+    if _shapes(expected) != _shapes(got):
+        # A host op's results have the strides of the meta function, as on every device but the CPU.
+        meta = use("meta") if kind == "forward" else None
+        if isinstance(meta, tuple) and _shapes(meta[0]) == _shapes(got[0]):
+            return difference(_dense(expected), _dense(got))
+        return text
+    with _other_random_numbers():
+        wanders = variant.op.name in _UNINITIALIZED or difference(expected, use("cpu")) is not None
+    return None if wanders else text
+
+
+# Memory that nobody has written.
+_UNINITIALIZED = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty")
+_UNINITIALIZED += ("new_empty_strided",)
+
+
+def _shapes(tree: object) -> list[str]:
+    return [describe(x) for x in pytree.tree_leaves(tree)]
+
+
+def _dense(tree: object) -> object:
+    return pytree.tree_map_only(
+        torch.Tensor, lambda x: x.cpu().clone(memory_format=torch.contiguous_format), tree
+    )
+
+
+@contextlib.contextmanager
+def _other_random_numbers() -> Iterator[None]:
+    """Seeds another state where the database seeds its own before a random operator."""
+    seed = torch.manual_seed
+    torch.manual_seed = lambda number: seed(number + 1)
+    try:
+        yield
+    finally:
+        torch.manual_seed = seed
+
+
+def _verdict(expected: object, got: object) -> str | None:
+    if isinstance(expected, _Raised) and isinstance(got, _Raised):
+        if type(expected.error) is type(got.error):
+            return None
+        return f"raises {_said(got.error)}, where the CPU raises {_said(expected.error)}"
+    if isinstance(expected, _Raised):
+        return f"gives a result, where the CPU raises {_said(expected.error)}"
+    if isinstance(got, _Raised):
+        return f"raises {_said(got.error)}"
+    return difference(expected, got)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _summary(sample: SampleInput) -> str:
+    shapes = [
+        list(x.shape) if isinstance(x, torch.Tensor) else x
+        for x in pytree.tree_leaves(_call(sample))
+    ]
+    return ", ".join(str(x) for x in shapes)[:120]
+
+
+def _check_errors(variant: Variant) -> list[str]:
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, entry in enumerate(variant.op.error_inputs("cpu")):
+            sample = entry.sample_input
+
+            def use(device: str, sample: SampleInput = sample) -> object:
+                def run():
+                    x, args, kwargs = Mover(device)(_call(sample))
+                    return variant.op(x, *args, **kwargs)
+
+                return _attempt(run)
+
+            expected, got = use("cpu"), use(DEVICE)
+            if not isinstance(expected, _Raised):
+                continue  # the database expects an error of other devices
+            text = _verdict(expected, got)
+            if text is not None:
+                found.append(f"errors, input {number} ({_summary(sample)}): {text}")
+    return found
