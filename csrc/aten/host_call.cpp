@@ -23,22 +23,6 @@ using c10::DispatchKey;
 using c10::DispatchKeySet;
 using c10::IValue;
 
-// Views name dtypes that kernels know; another dtype of the same size stands for the rest.
-DType dtype_of_size(const HostTensor& tensor) {
-  switch (c10::elementSize(tensor.dtype)) {
-    case 1:
-      return DType::UInt8;
-    case 2:
-      return DType::Int16;
-    case 4:
-      return DType::Int32;
-    case 8:
-      return DType::Int64;
-    default:
-      return DType::ComplexFloat64;
-  }
-}
-
 template <typename Value>
 void append(std::string& key, const Value& value) {
   key.append(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -221,7 +205,7 @@ bool HostArguments::is_wrapped_number(size_t storage) const {
          });
 }
 
-std::vector<Tensor> HostArguments::make_tensors(char* const* bases) const {
+std::vector<Tensor> HostArguments::make_tensors(char* const* bases, bool resizable) const {
   std::vector<c10::Storage> storages;
   storages.reserve(storages_.size());
   for (size_t i = 0; i < storages_.size(); ++i) {
@@ -229,10 +213,11 @@ std::vector<Tensor> HostArguments::make_tensors(char* const* bases) const {
     // A wrapped number stays on the CPU: Python's meta functions insist on it.
     const bool is_meta = !bases && !is_wrapped_number(i);
     char* base = storages_[i].is_device() ? (bases ? bases[i] : nullptr) : content;
-    // Meta functions may resize an out= argument; a CPU kernel never can.
+    const c10::DeviceType type = is_meta ? c10::kMeta : c10::kCPU;
     storages.emplace_back(c10::Storage::use_byte_size_t(), storages_[i].bytes,
-                          c10::DataPtr(is_meta ? nullptr : base, is_meta ? c10::kMeta : c10::kCPU),
-                          is_meta ? c10::GetAllocator(c10::kMeta) : nullptr, is_meta);
+                          c10::DataPtr(is_meta ? nullptr : base, type),
+                          is_meta || resizable ? c10::GetAllocator(type) : nullptr,
+                          is_meta || resizable);
   }
   std::vector<Tensor> tensors;
   tensors.reserve(tensors_.size());
@@ -346,7 +331,7 @@ void HostOpCall::record(std::unique_ptr<HostOpCall> call) {
     const Tensor& original = arguments.original(i);
     graph::ViewSpec view;
     view.block = block_of(original);
-    view.dtype = dtype_of_size(tensor);
+    view.dtype = dtype_of(tensor.dtype);
     view.dims = static_cast<int>(tensor.sizes.size());
     view.sizes = tensor.sizes.data();
     view.strides = tensor.strides.data();

@@ -54,8 +54,8 @@ class HostArguments {
   int32_t add_output(const Tensor& tensor);
 
   // The Tensors as CPU Tensors over the storages at `bases` (of the device's; the others are here),
-  // or, where that is null, as Meta Tensors.
-  std::vector<Tensor> make_tensors(char* const* bases) const;
+  // or, where that is null, as Meta Tensors. Resizing a CPU Tensor moves it to memory of its own.
+  std::vector<Tensor> make_tensors(char* const* bases, bool resizable = false) const;
   // The stack of the call with `tensors` in their places, with devices and generators replaced.
   torch::jit::Stack make_stack(const std::vector<Tensor>& tensors, c10::DeviceType device,
                                const std::optional<at::Generator>& generator) const;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <set>
 #include <string_view>
@@ -46,7 +47,9 @@ struct Inference {
   std::vector<std::pair<int32_t, OutputSpec>> resized;
 };
 
-enum class Failure { NotInferable, Raised };
+// Why an op is not recorded: nothing tells its outputs, their inference raised, or there is nothing
+// to write, and the kernel is only asked whether it minds its arguments.
+enum class Failure { NotInferable, Raised, NothingToWrite };
 
 std::optional<OutputSpec> spec_of(const Tensor& tensor) {
   OutputSpec spec;
@@ -232,17 +235,21 @@ void view_op(const HostSchema& schema, const HostArguments& arguments, Stack* st
 
 // --- recording -----------------------------------------------------------------------------------
 
-// The operators that have run before, each with the dtypes it had. A CPU kernel that refuses a
-// dtype says so only when it runs: the first run is waited for, so that the error is raised at the
-// call.
+// The calls that have run before without an error. A CPU kernel that refuses a dtype says so only
+// when it runs: the first run of each operator and dtypes is waited for, so that the error is
+// raised at the call. Where nothing is to be written it runs at the call, once for equal arguments.
 class FirstRuns {
  public:
-  static uint64_t key(const HostSchema& schema, const HostArguments& arguments) {
+  static uint64_t key_of_dtypes(const HostSchema& schema, const HostArguments& arguments) {
     uint64_t key = reinterpret_cast<uintptr_t>(&schema);
     for (const HostTensor& tensor : arguments.tensors()) {
       key = graph::mix(key, static_cast<uint64_t>(tensor.dtype));
     }
     return key;
+  }
+  static uint64_t key_of_call(const HostSchema& schema, const HostArguments& arguments) {
+    return graph::mix(reinterpret_cast<uintptr_t>(&schema),
+                      std::hash<std::string>()(arguments.key()));
   }
   bool includes(uint64_t key) {
     std::lock_guard lock(mutex_);
@@ -263,9 +270,29 @@ FirstRuns& first_runs() {
   return *runs;
 }
 
+bool writes_nothing(const HostSchema& schema, const HostArguments& arguments,
+                    const Inference& inference) {
+  auto has_elements = [](const OutputSpec& spec) {
+    return spec.defined && c10::multiply_integers(spec.sizes) > 0;
+  };
+  for (const std::vector<OutputSpec>& specs : inference.results) {
+    if (std::any_of(specs.begin(), specs.end(), has_elements)) return false;
+  }
+  for (const auto& [index, spec] : inference.resized) {
+    if (has_elements(spec)) return false;
+  }
+  for (const HostTensor& tensor : arguments.tensors()) {
+    if (tensor.written && c10::multiply_integers(tensor.sizes) > 0) return false;
+  }
+  return !schema.returns.empty();  // an assertion writes nothing, and must run
+}
+
 void record(const HostSchema& schema, HostArguments arguments, const Inference& inference,
             Stack* stack) {
   const c10::DeviceGuard guard(arguments.device());
+  for (size_t i = 0; i < arguments.tensors().size(); ++i) {
+    if (arguments.tensors()[i].written) at::assert_no_internal_overlap(arguments.original(i));
+  }
   if (!inference.resized.empty()) {
     for (const auto& [index, spec] : inference.resized) {
       const Tensor& out = arguments.original(index);
@@ -283,7 +310,7 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
   std::vector<std::vector<Tensor>> results;
   std::vector<std::vector<int32_t>> outputs;
   bool writes = schema.returns.empty();  // an assertion writes nothing, and must run
-  const uint64_t dtypes = FirstRuns::key(schema, arguments);
+  const uint64_t dtypes = FirstRuns::key_of_dtypes(schema, arguments);
   Tensor written;
   for (const std::vector<OutputSpec>& specs : inference.results) {
     auto& tensors = results.emplace_back(specs.size());
@@ -299,7 +326,6 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
   for (size_t i = 0; i < arguments.tensors().size(); ++i) {
     const HostTensor& tensor = arguments.tensors()[i];
     if (!tensor.written || c10::multiply_integers(tensor.sizes) == 0) continue;
-    at::assert_no_internal_overlap(arguments.original(i));
     writes = true;
     if (!written.defined()) written = arguments.original(i);
   }
@@ -384,7 +410,7 @@ Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArgum
 void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure failure,
                Stack* stack) {
   // An op whose inference raised most likely raises again: no fallback, the user's error.
-  const bool counts = !schema.reads_values;
+  const bool counts = !schema.reads_values && failure != Failure::NothingToWrite;
   if (counts && failure == Failure::NotInferable) {
     raise_if_forbidden(schema);
     count_fallback(schema);
@@ -392,22 +418,27 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   const c10::DeviceGuard guard(arguments.device());
   const BelowAll below;
   const at::NoGradGuard no_grad;
+  // Memory that the op writes is a copy, written back in the stream's order: queued work may still
+  // read the original. Whole storages are copied, so that the kernel sees which Tensors overlap.
+  std::vector<bool> written(arguments.storages().size());
+  for (const HostTensor& tensor : arguments.tensors()) {
+    if (tensor.written) written[tensor.storage] = true;
+  }
   std::vector<char*> bases;
-  for (const HostStorage& storage : arguments.storages()) {
-    if (!storage.is_device()) {
-      bases.push_back(nullptr);
-      continue;
-    }
+  std::vector<c10::DataPtr> copies;
+  for (size_t i = 0; i < arguments.storages().size(); ++i) {
+    const HostStorage& storage = arguments.storages()[i];
+    char*& base = bases.emplace_back(nullptr);
+    if (!storage.is_device()) continue;
     const Tensor& tensor = arguments.original(storage.tensor);
     graph::wait_for(*block_of(tensor), schema.name.c_str());
-    bases.push_back(static_cast<char*>(runtime::host_pointer(tensor.storage().data())));
+    base = static_cast<char*>(runtime::host_pointer(tensor.storage().data()));
+    if (!written[i]) continue;
+    copies.push_back(c10::GetAllocator(c10::kCPU)->allocate(storage.bytes));
+    if (storage.bytes) std::memcpy(copies.back().get(), base, storage.bytes);
+    base = static_cast<char*>(copies.back().get());
   }
-  std::vector<Tensor> tensors = arguments.make_tensors(bases.data());
-  // What the op writes is a copy, written back in the stream's order: queued work may still read
-  // the original. A copy can be resized as well.
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (arguments.tensors()[i].written) tensors[i] = tensors[i].clone();
-  }
+  std::vector<Tensor> tensors = arguments.make_tensors(bases.data(), /*resizable=*/true);
   std::optional<at::Generator> generator;
   if (schema.is_random) {
     const PhiloxState state =
@@ -456,7 +487,15 @@ void host_op(const c10::OperatorHandle& op, Stack* stack) {
   if (schema.is_view) return view_op(schema, arguments, stack);
   Failure failure;
   if (const auto inference = infer(schema, arguments, *stack, failure)) {
-    return record(schema, std::move(arguments), *inference, stack);
+    if (!writes_nothing(schema, arguments, *inference)) {
+      return record(schema, std::move(arguments), *inference, stack);
+    }
+    const uint64_t call = FirstRuns::key_of_call(schema, arguments);
+    if (!first_runs().includes(call)) {
+      return record(schema, std::move(arguments), *inference, stack);
+    }
+    fall_back(schema, arguments, Failure::NothingToWrite, stack);
+    return first_runs().succeeded(call);
   }
   fall_back(schema, arguments, failure, stack);
 }

@@ -709,20 +709,21 @@ struct DivMode {
 
 Tensor& arange_out(const at::Scalar& start, const at::Scalar& end, const at::Scalar& step,
                    Tensor& out) {
+  const ScalarType compute = out.scalar_type();
   const double from = start.toDouble(), to = end.toDouble(), by = step.toDouble();
-  TORCH_CHECK(by > 0 || by < 0, "step must be nonzero");
+  const bool whole = at::isIntegralType(compute, /*includeBool=*/false);
+  TORCH_CHECK(whole ? step.toLong() != 0 : by != 0, "step must be nonzero");
   TORCH_CHECK(std::isfinite(from) && std::isfinite(to), "unsupported range: ", from, " -> ", to);
   TORCH_CHECK((by > 0 && to >= from) || (by < 0 && to <= from),
               "upper bound and lower bound inconsistent with step sign");
   int64_t elements;
-  if (start.isIntegral(false) && end.isIntegral(false) && step.isIntegral(false)) {
+  if (compute == ScalarType::Long) {  // counted without a detour over floating point
     const int64_t distance = end.toLong() - start.toLong(), stride = step.toLong();
     elements = distance / stride + (distance % stride != 0);
   } else {
     elements = static_cast<int64_t>(std::ceil((to - from) / by));
   }
   if (out.numel() != elements) out.resize_({elements});
-  const ScalarType compute = out.scalar_type();
   if (!is_native(compute) || !is_plain(out)) {
     to_host<Tensor>("aten::arange", "start_out", start, end, step, out);
     return out;

@@ -433,7 +433,10 @@ Tensor dropout_backward(const Tensor& grad, const Tensor& mask, double scale) {
   TORCH_CHECK(mask.scalar_type() == ScalarType::Bool, "Mask should be Bool Scalar Type",
               mask.scalar_type());
   check_same_device("native_dropout_backward", {{grad, "grad_output"}, {mask, "mask"}});
-  if (!is_plain(grad) || !is_native(grad) || !is_plain(mask)) return grad.mul(mask).mul(scale);
+  if (!is_plain(grad) || !is_native(grad) || !is_plain(mask) ||
+      !at::isFloatingType(grad.scalar_type())) {
+    return grad.mul(mask).mul(scale);
+  }
   Tensor result = empty_like(grad, grad.scalar_type());
   Recording(Opcode::DropoutBackward)
       .output(result)

@@ -24,7 +24,22 @@ using graph::Opcode;
 using kernels::vector::Scalar;
 using OptionalTensor = std::optional<Tensor>;
 
-inline DType dtype_of(ScalarType type) { return static_cast<DType>(type); }
+// What kernels know has the same number; for the rest, which is only ever moved, a dtype of the
+// same size stands in.
+inline DType dtype_of(ScalarType type) {
+  const auto dtype = static_cast<DType>(type);
+  if (kernels::size_of(dtype) != 0) return dtype;
+  switch (c10::elementSize(type)) {
+    case 1:
+      return DType::UInt8;
+    case 2:
+      return DType::Int16;
+    case 4:
+      return DType::Int32;
+    default:
+      return DType::Int64;
+  }
+}
 
 // Whether vector programs compute in this dtype: floating (16, 32, 64 bits), the signed and 8-bit
 // integers, bool. Anything else goes to a host op.

@@ -2,6 +2,7 @@
 // pointwise and row ops; every formula rounds once, at its output, as the ATen op does.
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 #include "csrc/graph/program_builder.h"
 
@@ -60,6 +61,7 @@ class Lowering {
   Value mean(Value value) { return div(sum(value), k(reduced_elements())); }
 
   void pointwise();
+  std::optional<Value> by_dtype();
   void reduction();
   void row();
   void layer_norm();
@@ -99,6 +101,25 @@ void Lowering::run() {
   }
 }
 
+// Table ops whose formula depends on the dtype.
+std::optional<Value> Lowering::by_dtype() {
+  auto other = [this] { return has(1) ? in(1) : s(0); };
+  switch (node_.opcode) {
+    case Opcode::TruncDiv:  // 16-bit quotients are rounded before they are cut
+      if (lane_ != Lane::F32) return std::nullopt;
+      return op(Op::Trunc, builder_.cast(div(in(0), other()), compute_));
+    case Opcode::Fmin:  // nothing to prefer to NaN
+    case Opcode::Fmax:
+      if (lane_ != Lane::Bool && lane_ != Lane::I64) return std::nullopt;
+      return op(node_.opcode == Opcode::Fmin ? Op::Minimum : Op::Maximum, in(0), other());
+    case Opcode::Sign:
+      if (lane_ != Lane::Bool) return std::nullopt;
+      return in(0);
+    default:
+      return std::nullopt;
+  }
+}
+
 void Lowering::pointwise() {
   constexpr double kSqrtHalf = std::numbers::sqrt2 / 2;
   constexpr double kInverseSqrtTau =
@@ -106,6 +127,7 @@ void Lowering::pointwise() {
   constexpr double kGeluBeta =
       std::numbers::sqrt2 * 2 * std::numbers::inv_sqrtpi / 2;  // sqrt(2/pi)
   constexpr double kGeluKappa = 0.044715;
+  if (const auto value = by_dtype()) return out(*value);
   switch (node_.opcode) {
 #define ACCEL_LOWER_UNARY(name) \
   case Opcode::name:            \

@@ -102,7 +102,7 @@ class Mover:
         def move(x):
             if isinstance(x, torch.Tensor):
                 return self.tensor(x)
-            if isinstance(x, torch.device) or x == "cpu" and isinstance(x, str):
+            if isinstance(x, torch.device) or (isinstance(x, str) and x == "cpu"):
                 return torch.device(self._device)
             if isinstance(x, torch.Generator):
                 moved = torch.Generator(self._device)
@@ -143,11 +143,16 @@ def describe(x: object) -> str:
     """What of a result does not depend on its values."""
     if not isinstance(x, torch.Tensor):
         return type(x).__name__
-    text = f"{x.dtype}{list(x.shape)}"
-    if x.layout != torch.strided:
-        return f"{text} {x.layout}"
-    strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] if x.numel() else []
-    return f"{text} strides {strides} conj {x.is_conj()} grad {x.requires_grad}"
+    return f"{x.dtype}{list(x.shape)} {x.layout} requires_grad {x.requires_grad}"
+
+
+def _strides(tree: object) -> list[list[int]]:
+    """The strides of every dense Tensor, where they mean something."""
+    return [
+        [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] if x.numel() else []
+        for x in _tensors(tree)
+        if x.layout == torch.strided
+    ]
 
 
 def _plain(x: torch.Tensor) -> torch.Tensor:
@@ -157,6 +162,11 @@ def _plain(x: torch.Tensor) -> torch.Tensor:
     if x.layout != torch.strided:
         return x.to_dense() if not x.is_nested else x.to_padded_tensor(0.0)
     return x.resolve_conj().resolve_neg()
+
+
+# Statistics that are float32 on devices, as PyTorch's meta functions say, and 16-bit on the CPU.
+_FLOAT32_STATISTICS = ("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit")
+_FLOAT32_STATISTICS += ("_batch_norm_with_update",)
 
 
 def difference(expected: object, got: object, what: str = "") -> str | None:
@@ -247,10 +257,16 @@ def _gradients(result: object, call: Call, sample: SampleInput, twice: bool) -> 
     )
 
 
+# Operators whose further arguments must be on the CPU, on every device.
+_CPU_ARGUMENTS = ("tensor_split",)
+
+
 def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> object:
     """What the kind of use gives on the device: results to compare."""
     op = variant.op
     call = Mover(device)(_call(sample))
+    if op.name in _CPU_ARGUMENTS:
+        call = (call[0], sample.args, sample.kwargs)
     x, args, kwargs = call
     if kind in ("forward", "noncontiguous"):
         result = op(x, *args, **kwargs)
@@ -294,6 +310,8 @@ def samples(variant: Variant, kind: str) -> Iterator[SampleInput]:
     requires_grad = kind in ("backward", "double_backward")
     for sample in variant.op.sample_inputs("cpu", variant.dtype, requires_grad=requires_grad):
         if kind == "noncontiguous":
+            if any(x.layout != torch.strided for x in _tensors(_call(sample))):
+                continue
             sample = sample.noncontiguous()
         if kind == "in_place" and sample.broadcasts_input:
             continue
@@ -322,18 +340,44 @@ def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | Non
         return _attempt(lambda: _use(variant, kind, sample, device))
 
     expected, got = use("cpu"), use(DEVICE)
+    if variant.op.name in _FLOAT32_STATISTICS and variant.dtype.itemsize == 2:
+        expected, got = (_with_narrow_statistics(x, variant.dtype) for x in (expected, got))
+    if isinstance(expected, _Raised) and not isinstance(got, _Raised):
+        return None  # more than the CPU can; what it refuses on purpose is in the error inputs
     text = _verdict(expected, got)
-    if text is None or isinstance(expected, _Raised) or isinstance(got, _Raised):
+    if isinstance(expected, _Raised) or isinstance(got, _Raised):
         return text
-    if _shapes(expected) != _shapes(got):
-        # A host op's results have the strides of the meta function, as on every device but the CPU.
-        meta = use("meta") if kind == "forward" else None
-        if isinstance(meta, tuple) and _shapes(meta[0]) == _shapes(got[0]):
-            return difference(_dense(expected), _dense(got))
-        return text
-    with _other_random_numbers():
-        wanders = variant.op.name in _UNINITIALIZED or difference(expected, use("cpu")) is not None
-    return None if wanders else text
+    if text is not None:
+        if _shapes(expected) != _shapes(got):
+            return text
+        if variant.op.name not in _UNINITIALIZED and not _wanders(expected, use):
+            return text
+    if kind in ("forward", "noncontiguous") and _strides(expected) != _strides(got):
+        # Results that are inferred have the strides of the meta function, as on other devices.
+        meta = use("meta")
+        if isinstance(meta, _Raised) or _strides(meta[0]) != _strides(got[0]):
+            return f"strides {_strides(got)}, not {_strides(expected)}"
+    return None
+
+
+def _with_narrow_statistics(tree: object, dtype: torch.dtype) -> object:
+    return pytree.tree_map_only(
+        torch.Tensor, lambda x: x.to(dtype) if x.dtype == torch.float32 else x, tree
+    )
+
+
+def _wanders(expected: object, use: Callable[[str], object]) -> bool:
+    """Whether the CPU gives other values with other random numbers."""
+    seed = torch.manual_seed
+    try:
+        for number in range(1, 9):
+            # The database seeds its own before a random operator: another state there as well.
+            torch.manual_seed = lambda given, number=number: seed(given + number)
+            if difference(expected, use("cpu")) is not None:
+                return True
+    finally:
+        torch.manual_seed = seed
+    return False
 
 
 # Memory that nobody has written.
@@ -343,23 +387,6 @@ _UNINITIALIZED += ("new_empty_strided",)
 
 def _shapes(tree: object) -> list[str]:
     return [describe(x) for x in pytree.tree_leaves(tree)]
-
-
-def _dense(tree: object) -> object:
-    return pytree.tree_map_only(
-        torch.Tensor, lambda x: x.cpu().clone(memory_format=torch.contiguous_format), tree
-    )
-
-
-@contextlib.contextmanager
-def _other_random_numbers() -> Iterator[None]:
-    """Seeds another state where the database seeds its own before a random operator."""
-    seed = torch.manual_seed
-    torch.manual_seed = lambda number: seed(number + 1)
-    try:
-        yield
-    finally:
-        torch.manual_seed = seed
 
 
 def _verdict(expected: object, got: object) -> str | None:
