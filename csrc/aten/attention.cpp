@@ -67,13 +67,18 @@ bool is_supported(const Tensor& query, const Tensor& key, const Tensor& value,
 int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
                    const OptionalTensor& mask, double dropout, bool causal,
                    std::optional<double> scale, bool enable_gqa) {
-  (void)dropout, (void)causal, (void)scale;
+  (void)causal, (void)scale;
   const auto& context = at::globalContext();
   // The kernel is a flash attention and memory-efficient: a program that asks for one of these by
   // name gets it.
   const bool enabled = context.userEnabledOverrideableSDP() || context.userEnabledFlashSDP() ||
                        context.userEnabledMemEfficientSDP();
-  if (enabled && is_supported(query, key, value, mask, enable_gqa)) {
+  // As on the CPU, attention with dropout or a learnt mask can be differentiated twice, in double
+  // precision at least.
+  const bool learnt = mask && mask->defined() && mask->requires_grad();
+  const bool twice = (dropout > 0 || learnt) && query.scalar_type() == ScalarType::Double;
+  if (enabled && !(twice && context.userEnabledMathSDP()) &&
+      is_supported(query, key, value, mask, enable_gqa)) {
     return static_cast<int64_t>(at::SDPBackend::overrideable);
   }
   return static_cast<int64_t>(context.userEnabledMathSDP() ? at::SDPBackend::math

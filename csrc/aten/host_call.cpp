@@ -383,10 +383,29 @@ void HostOpCall::run(void* const* addresses) {
     error.add_context(c10::str("in ", schema_.name, " on accel"));
     throw;
   }
+  resolve_bits(tensors);
   if (writes_directly_) return;
   size_t next = 0;
   for (size_t i = 0; i < schema_.returns.size(); ++i) {
     if (schema_.returns[i].argument < 0) store(stack[i], outputs_[next++], tensors);
+  }
+}
+
+void HostOpCall::resolve_bits(std::vector<Tensor>& tensors) const {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const HostTensor& entry = arguments_.tensors()[i];
+    Tensor& tensor = tensors[i];
+    if (!entry.written || !tensor.defined()) continue;
+    if (tensor.is_conj() != entry.is_conj) {
+      tensor._set_conj(false);
+      tensor.conj_physical_();
+      tensor._set_conj(entry.is_conj);
+    }
+    if (tensor.is_neg() != entry.is_neg) {
+      tensor._set_neg(false);
+      tensor.neg_();
+      tensor._set_neg(entry.is_neg);
+    }
   }
 }
 

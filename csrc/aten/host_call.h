@@ -111,6 +111,9 @@ class HostOpCall final : public graph::HostCall {
 
  private:
   // The address of each storage, from those of the Node's Views.
+  // A kernel may set the conjugate or negative bit of what it wrote, instead of changing the
+  // numbers: the device's Tensors know nothing of that.
+  void resolve_bits(std::vector<Tensor>& tensors) const;
   std::vector<char*> bases(void* const* addresses) const;
   void store(const c10::IValue& result, const std::vector<int32_t>& outputs,
              std::vector<Tensor>& tensors) const;

@@ -3,6 +3,7 @@
 // are PyTorch's own compositions, or host ops.
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Reduction.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/nll_loss_backward_meta.h>
 #include <ATen/ops/nll_loss_forward_meta.h>
 #include <ATen/ops/result_type.h>
@@ -316,6 +317,18 @@ Tensor binary_cross_entropy_backward(const Tensor& grad, const Tensor& self, con
   return scaled_slope(weighted(self.sub(target).div(variance), weight), grad, reduction);
 }
 
+// A host op, whose meta function gives one example without a batch the wrong size.
+std::tuple<Tensor, Tensor> multilabel_margin_loss(const Tensor& self, const Tensor& target,
+                                                  int64_t reduction) {
+  const bool batched = target.dim() > 1 && reduction == at::Reduction::None;
+  Tensor output =
+      batched ? at::empty({self.size(0)}, self.options()) : at::empty({}, self.options());
+  Tensor is_target = at::empty(target.sizes(), self.options());
+  to_host<std::tuple<Tensor, Tensor>>("aten::multilabel_margin_loss_forward", "output", self,
+                                      target, reduction, output, is_target);
+  return {output, is_target};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -333,6 +346,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("smooth_l1_loss_backward", TORCH_FN(smooth_l1_loss_backward));
   m.impl("huber_loss", TORCH_FN(huber_loss));
   m.impl("huber_loss_backward", TORCH_FN(huber_loss_backward));
+  m.impl("multilabel_margin_loss_forward", TORCH_FN(multilabel_margin_loss));
   m.impl("binary_cross_entropy", TORCH_FN(binary_cross_entropy));
   m.impl("binary_cross_entropy_backward", TORCH_FN(binary_cross_entropy_backward));
 }

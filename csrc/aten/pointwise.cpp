@@ -712,7 +712,8 @@ Tensor& arange_out(const at::Scalar& start, const at::Scalar& end, const at::Sca
   const ScalarType compute = out.scalar_type();
   const double from = start.toDouble(), to = end.toDouble(), by = step.toDouble();
   const bool whole = at::isIntegralType(compute, /*includeBool=*/false);
-  TORCH_CHECK(whole ? step.toLong() != 0 : by != 0, "step must be nonzero");
+  TORCH_CHECK(by != 0, "step must be nonzero");
+  TORCH_CHECK_VALUE(!whole || step.toLong() != 0, "step must be nonzero");
   TORCH_CHECK(std::isfinite(from) && std::isfinite(to), "unsupported range: ", from, " -> ", to);
   TORCH_CHECK((by > 0 && to >= from) || (by < 0 && to <= from),
               "upper bound and lower bound inconsistent with step sign");

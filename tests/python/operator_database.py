@@ -169,14 +169,18 @@ _FLOAT32_STATISTICS = ("native_layer_norm", "native_batch_norm", "_native_batch_
 _FLOAT32_STATISTICS += ("_batch_norm_with_update",)
 
 
-def difference(expected: object, got: object, what: str = "") -> str | None:
-    """How two results differ, or None."""
+# Randomised algorithms whose results agree only so far for different random numbers.
+_APPROXIMATE = ("pca_lowrank", "svd_lowrank")
+
+
+def difference(expected: object, got: object, looseness: float = 1) -> str | None:
+    """How two results differ, or None. The tolerances are those of the dtype, times looseness."""
     left, left_spec = pytree.tree_flatten(expected)
     right, right_spec = pytree.tree_flatten(got)
     if left_spec != right_spec:
-        return f"{what}: structure {right_spec}, not {left_spec}"
+        return f"structure {right_spec}, not {left_spec}"
     for number, (e, g) in enumerate(zip(left, right, strict=True)):
-        where = f"{what} result {number}"
+        where = f"result {number}"
         if describe(e) != describe(g):
             return f"{where}: {describe(g)}, not {describe(e)}"
         if isinstance(e, torch.Tensor):
@@ -186,12 +190,13 @@ def difference(expected: object, got: object, what: str = "") -> str | None:
             rtol, atol = _TOLERANCES.get(e.dtype, (0, 0))
             if e.dtype.itemsize == 1 and e.dtype.is_floating_point:
                 e, g, rtol, atol = e.float(), g.float(), 0.13, 0.02
+            rtol, atol = rtol * looseness, atol * looseness
             try:
                 torch.testing.assert_close(g, e, rtol=rtol, atol=atol, equal_nan=True)
             except AssertionError as error:
                 return f"{where}: {' '.join(str(error).split())}"
         elif isinstance(e, float):
-            if not (e == g or e != e and g != g or abs(e - g) <= 1e-4 * abs(e) + 1e-4):
+            if not (e == g or (e != e and g != g) or abs(e - g) <= 1e-4 * abs(e) + 1e-4):
                 return f"{where}: {g}, not {e}"
         elif e != g and not isinstance(e, torch.device | torch.Generator):
             return f"{where}: {g!r}, not {e!r}"
@@ -214,7 +219,7 @@ def _attempt(function: Callable[[], object]) -> object:
         result = function()
         torch.accel.synchronize()
         return result
-    except Exception as error:  # noqa: BLE001 - any type may be the right one
+    except Exception as error:
         with contextlib.suppress(Exception):
             torch.accel.synchronize()
         return _Raised(error)
@@ -344,18 +349,22 @@ def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | Non
         expected, got = (_with_narrow_statistics(x, variant.dtype) for x in (expected, got))
     if isinstance(expected, _Raised) and not isinstance(got, _Raised):
         return None  # more than the CPU can; what it refuses on purpose is in the error inputs
-    text = _verdict(expected, got)
+    text = _verdict(expected, got, 10 if variant.op.name in _APPROXIMATE else 1)
     if isinstance(expected, _Raised) or isinstance(got, _Raised):
         return text
     if text is not None:
         if _shapes(expected) != _shapes(got):
             return text
-        if variant.op.name not in _UNINITIALIZED and not _wanders(expected, use):
+        if not (
+            variant.op.name in _UNINITIALIZED
+            or _is_as_accurate(variant, kind, sample, expected, got)
+            or _wanders(expected, use)
+        ):
             return text
     if kind in ("forward", "noncontiguous") and _strides(expected) != _strides(got):
         # Results that are inferred have the strides of the meta function, as on other devices.
         meta = use("meta")
-        if isinstance(meta, _Raised) or _strides(meta[0]) != _strides(got[0]):
+        if not isinstance(meta, _Raised) and _strides(meta[0]) != _strides(got[0]):
             return f"strides {_strides(got)}, not {_strides(expected)}"
     return None
 
@@ -366,13 +375,62 @@ def _with_narrow_statistics(tree: object, dtype: torch.dtype) -> object:
     )
 
 
+_WIDER = {
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float16: torch.float64,
+    torch.complex64: torch.complex128,
+}
+
+
+def _is_as_accurate(
+    variant: Variant, kind: str, sample: SampleInput, expected: object, got: object
+) -> bool:
+    """Whether, measured at the CPU's result in double precision, accel is not much further off than
+    the CPU: a sample that is badly conditioned has no better answer."""
+    if all(x.dtype not in _WIDER for x in _tensors(_call(sample))):
+        return False
+
+    def widened(x: object) -> object:
+        if isinstance(x, torch.Tensor) and x.dtype in _WIDER and x.layout == torch.strided:
+            return x.detach().to(_WIDER[x.dtype]).requires_grad_(x.requires_grad)
+        return _WIDER.get(x, x) if isinstance(x, torch.dtype) else x
+
+    wide = sample.transform(widened)
+    torch.manual_seed(0)
+    exact = _attempt(lambda: _use(variant, kind, wide, "cpu"))
+    if isinstance(exact, _Raised):
+        return False
+    exact, expected, got = _tensors(exact), _tensors(expected), _tensors(got)
+    if not len(exact) == len(expected) == len(got):
+        return False
+    for e, c, g in zip(exact, expected, got, strict=True):
+        if not e.dtype.is_floating_point and not e.dtype.is_complex:
+            if not torch.equal(_plain(c), _plain(g)):
+                return False
+            continue
+        if e.shape != c.shape:
+            return False
+        e, c, g = (_plain(x).to(e.dtype) for x in (e, c, g))
+        if not torch.equal(c.isfinite(), g.isfinite()):
+            return False
+        finite = e.isfinite() & c.isfinite()
+        if not finite.any():
+            continue
+        off = [(x - e)[finite].abs().max().item() for x in (c, g)]
+        rounding = torch.finfo(variant.dtype).eps * e[finite].abs().max().item()
+        if off[1] > 8 * off[0] + 8 * rounding:
+            return False
+    return True
+
+
 def _wanders(expected: object, use: Callable[[str], object]) -> bool:
     """Whether the CPU gives other values with other random numbers."""
     seed = torch.manual_seed
     try:
-        for number in range(1, 9):
+        for number in range(1, 33):
             # The database seeds its own before a random operator: another state there as well.
-            torch.manual_seed = lambda given, number=number: seed(given + number)
+            torch.manual_seed = lambda given, number=number: seed(given + 7919 * number)
             if difference(expected, use("cpu")) is not None:
                 return True
     finally:
@@ -389,7 +447,7 @@ def _shapes(tree: object) -> list[str]:
     return [describe(x) for x in pytree.tree_leaves(tree)]
 
 
-def _verdict(expected: object, got: object) -> str | None:
+def _verdict(expected: object, got: object, looseness: float = 1) -> str | None:
     if isinstance(expected, _Raised) and isinstance(got, _Raised):
         if type(expected.error) is type(got.error):
             return None
@@ -398,7 +456,7 @@ def _verdict(expected: object, got: object) -> str | None:
         return f"gives a result, where the CPU raises {_said(expected.error)}"
     if isinstance(got, _Raised):
         return f"raises {_said(got.error)}"
-    return difference(expected, got)
+    return difference(expected, got, looseness)
 
 
 def _said(error: Exception) -> str:
