@@ -317,16 +317,14 @@ Tensor binary_cross_entropy_backward(const Tensor& grad, const Tensor& self, con
   return scaled_slope(weighted(self.sub(target).div(variance), weight), grad, reduction);
 }
 
-// A host op, whose meta function gives one example without a batch the wrong size.
+// A host op. Its meta function gives a single example a loss of size [1], where it is a scalar.
 std::tuple<Tensor, Tensor> multilabel_margin_loss(const Tensor& self, const Tensor& target,
                                                   int64_t reduction) {
-  const bool batched = target.dim() > 1 && reduction == at::Reduction::None;
-  Tensor output =
-      batched ? at::empty({self.size(0)}, self.options()) : at::empty({}, self.options());
-  Tensor is_target = at::empty(target.sizes(), self.options());
+  const bool single = target.dim() <= 1 && reduction == at::Reduction::None;
+  Tensor output = at::empty({0}, self.options()), is_target = at::empty({0}, self.options());
   to_host<std::tuple<Tensor, Tensor>>("aten::multilabel_margin_loss_forward", "output", self,
                                       target, reduction, output, is_target);
-  return {output, is_target};
+  return {single ? output.view(IntArrayRef{}) : output, is_target};
 }
 
 }  // namespace

@@ -235,6 +235,19 @@ at::Scalar local_scalar_dense(const Tensor& self) {
   return at::_local_scalar_dense(host_alias(self));
 }
 
+// Whether `x.data = y` may change x in place. It must where a module moves to the device: parameters
+// stay the objects they were, so that tied weights stay tied and an optimizer made before keeps its
+// parameters. LibTorch says so of the devices it knows only.
+bool has_compatible_shallow_copy_type(const Tensor& self, const Tensor& from) {
+  auto is_plain_tensor = [](const Tensor& tensor) {
+    return (tensor.is_cpu() || tensor.is_privateuseone()) && tensor.layout() == at::kStrided &&
+           !tensor.is_quantized() && !tensor.is_nested() &&
+           !tensor.key_set().has(c10::DispatchKey::Python);
+  };
+  return self.unsafeGetTensorImpl()->has_compatible_shallow_copy_type(from.key_set()) ||
+         (is_plain_tensor(self) && is_plain_tensor(from));
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -253,6 +266,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("set_.source_Tensor", TORCH_FN(set_tensor));
   m.impl("set_", TORCH_FN(set_empty));
   // Copies and values.
+  m.impl("_has_compatible_shallow_copy_type", TORCH_FN(has_compatible_shallow_copy_type));
   m.impl("_copy_from", TORCH_FN(copy_from));
   m.impl("_copy_from_and_resize", TORCH_FN(copy_from_and_resize));
   m.impl("_local_scalar_dense", TORCH_FN(local_scalar_dense));

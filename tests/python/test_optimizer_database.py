@@ -10,8 +10,8 @@ from torch.testing._internal.common_optimizers import optim_db
 # LBFGS takes up to twenty steps in one, each of which may double a difference in rounding: one of
 # its steps in double precision is as far as results agree.
 STEPS = {torch.optim.LBFGS: 1}
-# Relative and absolute. The foreach implementation rounds in another order than the fused and single
-# ones, on the CPU as well; Muon orthogonalises in bfloat16, whatever the dtype.
+# Relative and absolute. The foreach implementation rounds in another order than the fused and
+# single ones, on the CPU as well; Muon orthogonalises in bfloat16, whatever the dtype.
 TOLERANCES = {torch.float32: (2e-4, 2e-5), torch.float64: (1e-8, 1e-9)}
 MUON = (2e-2, 2e-4)
 
