@@ -235,9 +235,9 @@ at::Scalar local_scalar_dense(const Tensor& self) {
   return at::_local_scalar_dense(host_alias(self));
 }
 
-// Whether `x.data = y` may change x in place. It must where a module moves to the device: parameters
-// stay the objects they were, so that tied weights stay tied and an optimizer made before keeps its
-// parameters. LibTorch says so of the devices it knows only.
+// Whether `x.data = y` may change x in place. It must where a module moves to the device:
+// parameters stay the objects they were, so that tied weights stay tied and an optimizer made
+// before keeps its parameters. LibTorch says so of the devices it knows only.
 bool has_compatible_shallow_copy_type(const Tensor& self, const Tensor& from) {
   auto is_plain_tensor = [](const Tensor& tensor) {
     return (tensor.is_cpu() || tensor.is_privateuseone()) && tensor.layout() == at::kStrided &&
