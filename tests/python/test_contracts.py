@@ -47,6 +47,27 @@ def test_writes_through_views_are_seen_in_program_order():
     assert x[0, 0].item() == 7
 
 
+@pytest.mark.parametrize("size", [7, 300, 20_000])
+@pytest.mark.parametrize("shift", [1, 3, 256])
+def test_overlapping_views_are_read_and_written_in_program_order(size, shift):
+    # Tile by tile, a fused program would overwrite what a later tile still has to read.
+    shift = min(shift, size - 1)
+
+    def run(device):
+        x = torch.arange(float(size), device=device)
+        first, last = x[:-shift], x[shift:]
+        results = []
+        for read, written in ((first, last), (last, first)):
+            before = read + 1
+            written.mul_(2)
+            after = read - 1
+            written.add_(before)
+            results += [before, after]
+        return torch.cat([*results, x]).cpu()
+
+    assert torch.equal(run("accel"), run("cpu"))
+
+
 def test_a_value_read_late_is_the_value_at_the_call():
     x = torch.ones(1000, device="accel")
     y = x * 2

@@ -1,5 +1,5 @@
-"""PyTorch's operator database on accel: see operator_database.py. One test for each operator and kind
-of use, over all its dtypes."""
+"""PyTorch's operator database on accel: see operator_database.py. One test for each operator and
+kind of use, over all its dtypes."""
 
 import gc
 from collections import defaultdict
