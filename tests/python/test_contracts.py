@@ -443,7 +443,10 @@ def poll(condition, seconds: float = 20) -> bool:
     return False
 
 
-def test_an_event_that_is_only_polled_completes():
+@pytest.mark.parametrize("pause", [0, 0.5], ids=["busy", "asleep"])
+def test_an_event_that_is_only_polled_completes(pause):
+    torch.accel.synchronize()
+    time.sleep(pause)  # by then the worker is asleep
     event = torch.accel.Event()
     x = torch.ones(1000, device="accel")
     for _ in range(10):
@@ -452,7 +455,10 @@ def test_an_event_that_is_only_polled_completes():
     assert poll(event.query)
 
 
-def test_a_stream_that_is_only_polled_finishes():
+@pytest.mark.parametrize("pause", [0, 0.5], ids=["busy", "asleep"])
+def test_a_stream_that_is_only_polled_finishes(pause):
+    torch.accel.synchronize()
+    time.sleep(pause)
     torch.ones(1000, device="accel").mul_(2)
     assert poll(torch.accel.current_stream().query)
 
