@@ -356,34 +356,34 @@ Policy fallback_policy() {
   return policy;
 }
 
-void raise_if_forbidden(const HostSchema& schema) {
+void raise_if_forbidden(const std::string& name) {
   TORCH_CHECK_NOT_IMPLEMENTED(
-      fallback_policy() != Policy::Error, schema.name,
+      fallback_policy() != Policy::Error, name,
       " has no kernel on accel whose outputs are known before it runs, so it would wait and run on "
       "the host, which ACCEL_FALLBACK=error forbids");
 }
 
-void count_fallback(const HostSchema& schema) {
+void count_fallback(const std::string& name) {
   graph::count(graph::Counter::Fallbacks);
-  graph::count_op("fallback", schema.name);
+  graph::count_op("fallback", name);
   if (fallback_policy() != Policy::Warn) return;
   static auto* mutex = new std::mutex;
   static auto* warned = new std::set<std::string>;
   {
     std::lock_guard lock(*mutex);
-    if (!warned->insert(schema.name).second) return;
+    if (!warned->insert(name).second) return;
   }
-  TORCH_WARN(schema.name, " waits for the accel device and runs on the host. This warning comes ",
-             "once an op; torch.accel.report() counts, and ACCEL_FALLBACK=quiet silences it");
+  TORCH_WARN(name, " waits for the accel device and runs on the host. This warning comes once an ",
+             "op; torch.accel.report() counts, and ACCEL_FALLBACK=quiet silences it");
 }
 
 // A CPU result as a Tensor of the device.
 Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArguments& arguments,
                  const std::vector<Tensor>& tensors) {
   if (!result.defined()) return result;
-  TORCH_CHECK_NOT_IMPLEMENTED(result.layout() == at::kStrided && !result.is_quantized(),
-                              schema.name, " gives a tensor of layout ", result.layout(),
-                              ", which is not supported on accel");
+  TORCH_CHECK_NOT_IMPLEMENTED(!result.is_quantized(), schema.name,
+                              " gives a quantized tensor, which is not supported on accel");
+  if (result.layout() != at::kStrided) return moved_to(result, arguments.device());
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (arguments.original(i).device().is_privateuseone() && result.has_storage() &&
         result.storage().is_alias_of(tensors[i].storage())) {
@@ -412,8 +412,8 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   // An op whose inference raised most likely raises again: no fallback, the user's error.
   const bool counts = !schema.reads_values && failure != Failure::NothingToWrite;
   if (counts && failure == Failure::NotInferable) {
-    raise_if_forbidden(schema);
-    count_fallback(schema);
+    raise_if_forbidden(schema.name);
+    count_fallback(schema.name);
   }
   const c10::DeviceGuard guard(arguments.device());
   const BelowAll below;
@@ -449,8 +449,8 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   Stack call = arguments.make_stack(tensors, c10::kCPU, generator);
   run_on_cpu(schema.op, schema, call);
   if (counts && failure == Failure::Raised) {
-    raise_if_forbidden(schema);
-    count_fallback(schema);
+    raise_if_forbidden(schema.name);
+    count_fallback(schema.name);
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!arguments.tensors()[i].written) continue;
@@ -498,6 +498,11 @@ void host_op(const c10::OperatorHandle& op, Stack* stack) {
     return first_runs().succeeded(call);
   }
   fall_back(schema, arguments, failure, stack);
+}
+
+void note_fallback(const std::string& name) {
+  raise_if_forbidden(name);
+  count_fallback(name);
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {

@@ -134,6 +134,12 @@ void resize_output(const Tensor& out, IntArrayRef sizes);
 // be inferred, else after a wait. The boxed fallback of every op without a kernel of its own.
 void host_op(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 
+// Counts a fallback and warns of it, once an op; raises where ACCEL_FALLBACK forbids it.
+void note_fallback(const std::string& name);
+
+// The Tensor on another device; a sparse one by its indices and values.
+Tensor moved_to(const Tensor& tensor, c10::Device device);
+
 namespace detail {
 
 // What an op left on the stack: one value, or one for each element of a tuple.

@@ -268,6 +268,21 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       if (operand >= 0) pending.push_back(operand);
     }
   }
+  // Where each store goes: behind its value, and behind every load of what it overwrites. (A value
+  // may be stored where another, loaded later, still has to come from.)
+  std::vector<Value> store_after(outputs_.size(), -1);
+  for (size_t o = 0; o < outputs_.size(); ++o) {
+    const Output& output = outputs_[o];
+    if (!is_root(output)) continue;
+    store_after[o] = output.value;
+    for (size_t i = output.value + 1; i < values_.size(); ++i) {
+      const Instruction& instruction = values_[i].instruction;
+      if (needed[i] && instruction.op == Op::Load &&
+          same_elements(operands_[instruction.index].view, output.view)) {
+        store_after[o] = static_cast<Value>(i);
+      }
+    }
+  }
   // Last use of each value, in the order of values, in which they are emitted.
   std::vector<Value> last(values_.size(), -1);
   for (size_t i = 0; i < values_.size(); ++i) {
@@ -276,6 +291,11 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
     if (reload[i] >= 0 || from_slot(i)) continue;
     for (Value operand : {values_[i].a, values_[i].b, values_[i].c}) {
       if (operand >= 0) last[operand] = std::max(last[operand], static_cast<Value>(i));
+    }
+  }
+  for (size_t o = 0; o < outputs_.size(); ++o) {
+    if (store_after[o] >= 0) {
+      last[outputs_[o].value] = std::max(last[outputs_[o].value], store_after[o]);
     }
   }
   std::vector<uint8_t> registers(values_.size());
@@ -335,12 +355,13 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
         program.code.push_back(reduce);
       }
     }
-    for (const Output& output : outputs_) {
-      if (output.value != static_cast<Value>(i) || !is_root(output)) continue;
+    for (size_t o = 0; o < outputs_.size(); ++o) {
+      if (store_after[o] != static_cast<Value>(i)) continue;
+      const Output& output = outputs_[o];
       Instruction store;
       store.op = Op::Store;
-      store.lane = entry.result;
-      store.a = registers[i];
+      store.lane = values_[output.value].result;
+      store.a = registers[output.value];
       store.index = output.operand;
       program.code.push_back(store);
     }

@@ -17,7 +17,8 @@ import weakref
 import programs
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 # ---- 1. eager semantics, always ----
 
@@ -64,6 +65,40 @@ def test_overlapping_views_are_read_and_written_in_program_order(size, shift):
             written.add_(before)
             results += [before, after]
         return torch.cat([*results, x]).cpu()
+
+    assert torch.equal(run("accel"), run("cpu"))
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["copy", "add", "keep", "put", "scale"]),
+            st.integers(0, 3),
+            st.integers(0, 3),
+        ),
+        min_size=2,
+        max_size=24,
+    ),
+    width=st.sampled_from([3, 700]),
+)
+@example(steps=[("keep", 0, 0), ("copy", 0, 1), ("put", 1, 0)], width=3)
+def test_rows_are_swapped_and_changed_in_program_order(steps, width):
+    def run(device):
+        x = torch.arange(4.0 * width, device=device).view(4, width)
+        kept = [torch.zeros(width, device=device) for _ in range(4)]
+        torch.accel.synchronize()
+        for kind, i, j in steps:
+            if kind == "copy":
+                x[i].copy_(x[j])
+            elif kind == "add":
+                x[i].add_(x[j])
+            elif kind == "keep":
+                kept[j].copy_(x[i])
+            elif kind == "put":
+                x[i].copy_(kept[j])
+            else:
+                x[i].mul_(0.5)
+        return torch.cat([x.flatten(), *kept]).cpu()
 
     assert torch.equal(run("accel"), run("cpu"))
 

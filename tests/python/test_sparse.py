@@ -1,0 +1,124 @@
+"""Sparse tensors: every layout on accel as on the CPU."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+
+LAYOUTS = {
+    "coo": lambda x: x.to_sparse(),
+    "hybrid": lambda x: x.to_sparse(1),
+    "csr": lambda x: x.to_sparse_csr(),
+    "csc": lambda x: x.to_sparse_csc(),
+    "bsr": lambda x: x.to_sparse_bsr((2, 2)),
+    "bsc": lambda x: x.to_sparse_bsc((2, 2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def dense(rows: int = 6, columns: int = 4) -> torch.Tensor:
+    x = torch.randn(rows, columns)
+    return x * (torch.rand(rows, columns) > 0.5)
+
+
+def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
+    assert got.device.type == "accel" and got.layout == expected.layout
+    torch.testing.assert_close(got.cpu(), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round_trips(layout):
+    x = dense()
+    sparse = LAYOUTS[layout](x)
+    assert_same(sparse.to("accel"), sparse)
+    assert_same(LAYOUTS[layout](x.to("accel")), sparse)
+    assert torch.equal(sparse.to("accel").to_dense().cpu(), x)
+    assert_same(sparse.to("accel").clone(), sparse)
+    assert_same(copy.deepcopy(sparse.to("accel")), sparse)
+    assert "accel" in repr(sparse.to("accel"))
+    buffer = io.BytesIO()
+    torch.save(sparse.to("accel"), buffer)
+    buffer.seek(0)
+    assert_same(torch.load(buffer), sparse)
+
+
+OPS = {
+    "neg": lambda x: -x,
+    "sin": torch.sin,
+    "scaled": lambda x: x * 3,
+    "added": lambda x: x + x,
+    "transposed": lambda x: x.t().to_dense(),
+    "times a matrix": lambda x: x @ torch.ones(4, 3, device=x.device),
+    "sum": lambda x: x.sum(),
+    "abs in place": lambda x: x.abs_(),
+    "zeroed": lambda x: x.zero_(),
+}
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.parametrize("name", OPS)
+def test_ops(name, layout):
+    sparse = LAYOUTS[layout](dense())
+    assert_same(OPS[name](sparse.to("accel")), OPS[name](sparse.clone()))
+
+
+def test_duplicate_indices_are_summed():
+    indices, values = torch.tensor([[0, 0, 2], [1, 1, 0]]), torch.tensor([1.0, 2.0, 3.0])
+    x = torch.sparse_coo_tensor(indices.to("accel"), values.to("accel"), (3, 2))
+    assert not x.is_coalesced()
+    assert x.coalesce().values().tolist() == [3, 3]
+    assert x.add_(x).to_dense().tolist() == [[0, 6], [0, 0], [6, 0]]
+
+
+def test_gradients_pass_through_a_sparse_product():
+    x, y = dense(), torch.randn(4, 3)
+
+    def run(device):
+        a = x.to(device).to_sparse().requires_grad_()
+        b = y.to(device).requires_grad_()
+        torch.sparse.mm(a, b).sum().backward()
+        return a.grad.to_dense().cpu(), b.grad.cpu()
+
+    for got, expected in zip(run("accel"), run("cpu"), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.SparseAdam])
+def test_an_embedding_with_sparse_gradients_trains(optimizer):
+    weight, tokens = torch.randn(7, 3), torch.tensor([1, 2, 1, 5])
+
+    def run(device):
+        embedding = torch.nn.Embedding(7, 3, sparse=True)
+        embedding.weight.data.copy_(weight)
+        embedding.to(device)
+        step = optimizer(embedding.parameters(), lr=0.1)
+        for _ in range(3):
+            step.zero_grad()
+            embedding(tokens.to(device)).square().sum().backward()
+            assert embedding.weight.grad.is_sparse
+            step.step()
+        return embedding.weight.detach().cpu()
+
+    torch.testing.assert_close(run("accel"), run("cpu"))
+
+
+def test_fallbacks_are_counted(counted):
+    x = dense().to("accel").to_sparse()
+    with counted() as change:
+        torch.sin(x)
+    assert change["fallbacks"] == 1
+
+
+def test_wrong_arguments_give_the_cpu_s_error():
+    for device in ("cpu", "accel"):
+        x = dense().to(device).to_sparse()
+        with pytest.raises(RuntimeError, match="size|mat1"):
+            torch.sparse.mm(x, torch.ones(5, 2, device=device))
