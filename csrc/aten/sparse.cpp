@@ -48,7 +48,7 @@ bool is_compressed(const Tensor& tensor) { return at::sparse_csr::is_sparse_comp
 // Applies a function to every Tensor of an argument.
 template <typename Function>
 IValue map_tensors(const IValue& value, const Function& function) {
-  if (value.isTensor()) return function(value.toTensor());
+  if (value.isTensor()) return IValue(function(value.toTensor()));
   if (value.isTensorList()) {
     c10::List<Tensor> list;
     for (const Tensor& tensor : value.toTensorVector()) list.push_back(function(tensor));
@@ -84,6 +84,7 @@ void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   note_fallback(c10::toString(op.operator_name()));
   const size_t count = schema.arguments().size();
   const auto originals = torch::jit::pop(*stack, count);
+  const at::AutoDispatchBelowADInplaceOrView below;
   std::optional<c10::Device> device;
   torch::jit::Stack call;
   for (const IValue& original : originals) {
@@ -94,7 +95,8 @@ void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     call.push_back(map_tensors(original, [&](const Tensor& tensor) {
       if (!tensor.defined() || !tensor.device().is_privateuseone()) return tensor;
       device = tensor.device();
-      return moved_to(tensor, c10::kCPU);
+      // Kernels ask whether a gradient is wanted, and keep for the backward what it needs.
+      return moved_to(tensor, c10::kCPU).set_requires_grad(tensor.requires_grad());
     }));
   }
   const torch::jit::Stack arguments = call;
@@ -117,7 +119,7 @@ void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
         }
       }
       if (!tensor.defined() || !device) return tensor;
-      return moved_to(tensor, *device);
+      return moved_to(tensor.detach(), *device);
     }));
   }
 }

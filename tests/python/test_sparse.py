@@ -83,7 +83,7 @@ def test_gradients_pass_through_a_sparse_product():
 
     def run(device):
         a = x.to(device).to_sparse().requires_grad_()
-        b = y.to(device).requires_grad_()
+        b = y.clone().to(device).requires_grad_()
         torch.sparse.mm(a, b).sum().backward()
         return a.grad.to_dense().cpu(), b.grad.cpu()
 
