@@ -6,13 +6,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: help train test bench build build-tests lint format check-isa asan tsan doctor clean
+.PHONY: help train test test-database bench build build-tests lint format check-isa asan tsan doctor clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make train       install everything into .venv and train the example on accel'
 	@echo '                 (ARGS="--amp", ARGS="--compare", ... are passed on to it)'
 	@echo 'make test        the same set-up, then all tests, C++ and Python'
+	@echo 'make test-database  PyTorch'"'"'s whole operator database, every dtype, forward and backward'
 	@echo 'make bench       compare accel with CPU eager and inductor (ARGS="--amp", ...)'
 	@echo 'make doctor      versions, instruction sets, memory and a self-test'
 	@echo 'make build       compile what changed and install it into .venv'
@@ -27,6 +28,11 @@ train: build $(VENV)/examples
 
 test: build-tests $(VENV)/test
 	tools/test.sh
+
+# One thread a process: the operators are small, and the processes share the cores.
+test-database: build $(VENV)/test
+	ACCEL_FALLBACK=quiet OMP_NUM_THREADS=1 \
+	  $(RUN) -m pytest -q -n auto -m database tests/python/test_operator_database.py
 
 bench: build
 	$(RUN) benchmarks/train.py $(ARGS)

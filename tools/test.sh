@@ -23,11 +23,11 @@ for isa in "${isas[@]}"; do
 done
 
 section "pytest, ACCEL_ISA=$best"
-$python -m pytest -q tests/python
+$python -m pytest -q -m "not database" tests/python
 
 # The same programs, where a broken contract would show: one Node per Segment, memory that the host
 # must not touch, and the lower instruction sets.
-core=(-q -m "not slow" tests/python)
+core=(-q -m "not slow and not database" tests/python)
 section "pytest, ACCEL_FUSION=0"
 ACCEL_FUSION=0 $python -m pytest "${core[@]}"
 section "pytest, ACCEL_MEMORY=guarded"

@@ -1,5 +1,5 @@
 // Softmax, layer norm and RMS norm with their backwards: one row Node each, which fusion joins with
-// the pointwise ops around it. Batch and group norm are host ops.
+// the pointwise ops around it. Group norm is a host op.
 #include <ATen/native/cpu/mixed_data_type.h>
 #include <ATen/native/layer_norm.h>
 #include <ATen/ops/_log_softmax.h>

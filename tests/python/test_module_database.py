@@ -10,6 +10,8 @@ from operator_database import Mover, difference
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CASES = [
     pytest.param(info, dtype, id=f"{info.formatted_name}-{str(dtype).removeprefix('torch.')}")

@@ -8,6 +8,8 @@ import pytest
 import torch
 from operator_database import KINDS, check, has, variants
 
+pytestmark = pytest.mark.database
+
 _DTYPES = defaultdict(list)
 for _variant in variants():
     _DTYPES[_variant.op.full_name.replace(".", "_")].append(_variant)
