@@ -232,8 +232,10 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
   auto from_slot = [&](size_t value) { return elements && hoisted[value] >= 0; };
   std::vector<int16_t> reload(values_.size(), -1);
   for (const Output& output : outputs_) {
-    // A value that an earlier phase stored can be loaded back instead of computed again.
-    if (elements && output.stored && output.domain == Domain::Elements &&
+    // A value that an earlier phase stored is loaded back instead of computed again. A value over
+    // kept indices has to be: it may have been stored over what it was computed from.
+    const bool readable = elements || output.domain == Domain::Kept;
+    if (readable && output.stored && !from_slot(output.value) &&
         values_[output.value].level < level && values_[output.value].instruction.op != Op::Load) {
       reload[output.value] = output.operand;
     }

@@ -103,6 +103,16 @@ def test_rows_are_swapped_and_changed_in_program_order(steps, width):
     assert torch.equal(run("accel"), run("cpu"))
 
 
+def test_a_mean_stored_over_its_own_input_is_not_computed_again():
+    def run(device):
+        p = torch.arange(12.0, device=device).view(3, 4).sin()
+        m = torch.arange(3.0, device=device)
+        m.add_(p.mean(1))
+        return torch.stack([m * p.var(1), m]).cpu()
+
+    torch.testing.assert_close(run("accel"), run("cpu"))
+
+
 def test_a_value_read_late_is_the_value_at_the_call():
     x = torch.ones(1000, device="accel")
     y = x * 2
