@@ -3,6 +3,7 @@
 // the CPU by way of the components.
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
+#include <ATen/SparseTensorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/_coalesced_native.h>
 #include <ATen/ops/_indices_native.h>
@@ -43,6 +44,14 @@ using c10::IValue;
 
 bool is_compressed(const Tensor& tensor) { return at::sparse_csr::is_sparse_compressed(tensor); }
 
+// The dense Tensors that a sparse one is made of, values last. A dense one has none.
+std::vector<Tensor> components_of(const Tensor& tensor) {
+  if (tensor.is_sparse()) return {tensor._indices(), tensor._values()};
+  if (!is_compressed(tensor)) return {};
+  const auto [compressed, plain] = at::sparse_csr::getCompressedPlainIndices(tensor);
+  return {compressed, plain, tensor.values()};
+}
+
 // --- the fallback --------------------------------------------------------------------------------
 
 // Applies a function to every Tensor of an argument.
@@ -64,63 +73,116 @@ IValue map_tensors(const IValue& value, const Function& function) {
   return value;
 }
 
-void write_back(const Tensor& original, const Tensor& changed) {
-  if (!changed.defined() || !original.device().is_privateuseone()) return;
-  const Tensor moved = moved_to(changed, original.device());
+// One Tensor of the device and its copy on the CPU, on which the kernel runs.
+struct Twin {
+  Tensor original, copy;
+  std::vector<Tensor> components;  // of the copy, before the kernel ran
+};
+
+// The Tensors of one call. A Tensor given twice has one copy: kernels ask whether they are the
+// same.
+class Twins {
+ public:
+  Tensor copy_of(const Tensor& tensor) {
+    if (!tensor.defined()) return tensor;
+    if (!tensor.device().is_privateuseone()) {
+      if (tensor.dim() > 0) others_.insert(tensor.device().str());
+      return tensor;
+    }
+    for (const Twin& twin : twins_) {
+      if (twin.original.is_same(tensor)) return twin.copy;
+    }
+    // Kernels ask whether a gradient is wanted, and keep for the backward what it needs.
+    const Tensor copy = moved_to(tensor, c10::kCPU).set_requires_grad(tensor.requires_grad());
+    if (device_ && *device_ != tensor.device()) others_.insert(tensor.device().str());
+    if (!device_) device_ = tensor.device();
+    twins_.push_back({tensor, copy, components_of(copy)});
+    return copy;
+  }
+  void check_devices() const {
+    TORCH_CHECK(!device_ || others_.empty(),
+                "Expected all tensors to be on the same device, but found at least two devices, ",
+                *device_, " and ", *others_.begin(), "!");
+  }
+  // The Tensor of the device for one that the kernel left.
+  Tensor original_of(const Tensor& result) const {
+    for (const Twin& twin : twins_) {
+      if (twin.copy.is_same(result)) return twin.original;
+    }
+    return result.defined() && device_ ? moved_to(result.detach(), *device_) : result;
+  }
+  void write_back(const Tensor& original) const {
+    for (const Twin& twin : twins_) {
+      if (twin.original.is_same(original)) write_back_to(twin);
+    }
+  }
+
+ private:
+  static void write_back_to(const Twin& twin);
+
+  std::vector<Twin> twins_;
+  std::optional<c10::Device> device_;
+  std::set<std::string> others_;
+};
+
+// A component that the kernel wrote in place is written in place, for who else holds it; one that
+// it replaced is replaced.
+void Twins::write_back_to(const Twin& twin) {
+  const auto& [original, copy, before] = twin;
   if (original.layout() == at::kStrided) {
-    if (original.sizes() != moved.sizes()) original.resize_(moved.sizes());
-    original.copy_(moved);
-  } else if (original.is_sparse()) {
-    at::native::copy_sparse_(const_cast<Tensor&>(original), moved);
+    if (original.sizes() != copy.sizes()) original.resize_(copy.sizes());
+    original.copy_(copy);
+    return;
+  }
+  const std::vector<Tensor> after = components_of(copy);
+  std::vector<Tensor> components = components_of(original);
+  for (size_t i = 0; i < components.size(); ++i) {
+    Tensor& component = components[i];
+    if (after[i].is_alias_of(before[i]) && after[i].sizes() == component.sizes()) {
+      component.copy_(after[i]);
+    } else {
+      component = after[i].to(original.device());
+    }
+  }
+  if (original.is_sparse()) {
+    auto* impl = static_cast<at::SparseTensorImpl*>(original.unsafeGetTensorImpl());
+    impl->raw_resize_(copy.sparse_dim(), copy.dense_dim(), copy.sizes());
+    impl->set_indices_and_values_unsafe(components[0], components[1]);
+    impl->set_coalesced(copy.is_coalesced());
   } else {
-    const auto [compressed, plain] = at::sparse_csr::getCompressedPlainIndices(moved);
-    at::sparse_csr::get_sparse_csr_impl(original)->set_member_tensors(
-        compressed, plain, moved.values(), moved.sizes());
+    at::sparse_csr::get_sparse_csr_impl(original)->set_member_tensors(components[0], components[1],
+                                                                      components[2], copy.sizes());
   }
 }
 
 void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::FunctionSchema& schema = op.schema();
   note_fallback(c10::toString(op.operator_name()));
-  const size_t count = schema.arguments().size();
-  const auto originals = torch::jit::pop(*stack, count);
+  const auto originals = torch::jit::pop(*stack, schema.arguments().size());
   const at::AutoDispatchBelowADInplaceOrView below;
-  std::optional<c10::Device> device;
+  Twins twins;
   torch::jit::Stack call;
   for (const IValue& original : originals) {
     if (original.isDevice()) {
       call.emplace_back(c10::Device(c10::kCPU));
-      continue;
+    } else {
+      call.push_back(
+          map_tensors(original, [&](const Tensor& tensor) { return twins.copy_of(tensor); }));
     }
-    call.push_back(map_tensors(original, [&](const Tensor& tensor) {
-      if (!tensor.defined() || !tensor.device().is_privateuseone()) return tensor;
-      device = tensor.device();
-      // Kernels ask whether a gradient is wanted, and keep for the backward what it needs.
-      return moved_to(tensor, c10::kCPU).set_requires_grad(tensor.requires_grad());
-    }));
   }
-  const torch::jit::Stack arguments = call;
+  twins.check_devices();
   op.callBoxed(&call);
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < originals.size(); ++i) {
     const auto* alias = schema.arguments()[i].alias_info();
     if (!alias || !alias->isWrite()) continue;
-    if (originals[i].isTensor()) {
-      write_back(originals[i].toTensor(), arguments[i].toTensor());
-    } else if (originals[i].isTensorList()) {
-      const auto before = originals[i].toTensorVector(), after = arguments[i].toTensorVector();
-      for (size_t t = 0; t < before.size(); ++t) write_back(before[t], after[t]);
-    }
+    map_tensors(originals[i], [&](const Tensor& tensor) {
+      twins.write_back(tensor);
+      return tensor;
+    });
   }
   for (const IValue& result : call) {
-    stack->push_back(map_tensors(result, [&](const Tensor& tensor) {
-      for (size_t i = 0; i < count; ++i) {
-        if (originals[i].isTensor() && arguments[i].toTensor().is_same(tensor)) {
-          return originals[i].toTensor();
-        }
-      }
-      if (!tensor.defined() || !device) return tensor;
-      return moved_to(tensor.detach(), *device);
-    }));
+    stack->push_back(
+        map_tensors(result, [&](const Tensor& tensor) { return twins.original_of(tensor); }));
   }
 }
 

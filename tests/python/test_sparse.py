@@ -122,3 +122,68 @@ def test_wrong_arguments_give_the_cpu_s_error():
         x = dense().to(device).to_sparse()
         with pytest.raises(RuntimeError, match="size|mat1"):
             torch.sparse.mm(x, torch.ones(5, 2, device=device))
+
+
+def test_in_place_ops_keep_the_components_they_write():
+    def run(device):
+        x = torch.eye(4, device=device).to_sparse_csr()
+        values = x.values().detach()
+        x.mul_(3)
+        return values.cpu()
+
+    assert torch.equal(run("accel"), run("cpu"))
+
+
+def test_a_tensor_given_twice_is_one_tensor_to_the_kernel():
+    x, y = dense(), torch.randn(4, 3)
+
+    def run(device):
+        return torch.smm(x.to(device).to_sparse(), y.to(device))  # result and addend are the same
+
+    assert_same(run("accel").coalesce(), run("cpu").coalesce())
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_sparse_tensors_of_two_devices_do_not_mix(layout):
+    sparse, matrix = LAYOUTS[layout](dense()), torch.ones(4, 3)
+    for a, b in ((sparse, matrix.to("accel")), (sparse.to("accel"), matrix)):
+        with pytest.raises(RuntimeError, match="on the same device"):
+            torch.sparse.mm(a, b)
+    with pytest.raises(RuntimeError, match="on the same device"):
+        sparse + sparse.to("accel")
+
+
+def test_a_sparse_term_is_added_to_a_view():
+    x = dense()
+
+    def run(device):
+        whole = torch.zeros(8, 8, device=device)
+        whole[1:7, 2:6].add_(x.to(device).to_sparse())
+        return whole.cpu()
+
+    assert torch.equal(run("accel"), run("cpu"))
+
+
+def test_sparse_and_dense_gradients_of_one_weight():
+    weight, tokens = torch.randn(7, 3), torch.tensor([1, 2])
+
+    def run(device):
+        tied = weight.to(device).requires_grad_()
+        rows = torch.nn.functional.embedding(tokens.to(device), tied, sparse=True)
+        (rows @ tied.t()).square().sum().backward()
+        return tied.grad.cpu()
+
+    torch.testing.assert_close(run("accel"), run("cpu"))
+
+
+def test_forbidden_fallbacks_raise(run_python):
+    code = """
+        import torch
+        x = torch.sparse_coo_tensor([[0, 1]], [1.0, 2.0], device="accel")
+        assert x._values().sum().item() == 3
+        try:
+            torch.sin(x)
+        except NotImplementedError as error:
+            print(error)
+    """
+    assert "ACCEL_FALLBACK=error" in run_python(code, ACCEL_FALLBACK="error")
