@@ -292,7 +292,8 @@ def test_a_loop_that_reads_a_value_stops_planning(counted, operations):
             turn()[0].item()
         settle()
     assert change["plan_misses"] <= warm_up["idle_segments"]
-    assert change["plan_hits"] >= 5
+    # On a busy machine the idle worker may take a turn, which it plans outside the cache.
+    assert change["plan_hits"] + change["idle_segments"] >= 5
     assert change["nodes"] >= 5 * operations
 
 
