@@ -47,19 +47,49 @@ bool fusion_enabled() { return fusion_flag().load(std::memory_order_relaxed); }
 void set_fusion_enabled(bool enabled) { fusion_flag().store(enabled); }
 
 bool Boundary::cut_before(uint64_t content, uint64_t weight, bool opens_kernel) {
-  recent_[count_++ % kRolling] = content;
-  uint64_t hash = 0;
-  for (int i = 0; i < kRolling; ++i) hash = mix(hash, recent_[(count_ + i) % kRolling]);
+  // What is shifted out is forgotten: a hash of the last 16 Nodes.
+  rolling_ = (rolling_ << 4) + content;
+  const uint64_t hash = rolling_ >> 1;
   // The highest bit is the class: Nodes that open a kernel are the better places.
-  hash = opens_kernel ? hash >> 1 : hash >> 1 | uint64_t{1} << 63;
-  while (!minima_.empty() && minima_.back().hash > hash) minima_.pop_back();
-  minima_.push_back({position_, hash});
-  while (minima_.front().position + kWindow < position_) minima_.pop_front();
-  const bool least = minima_.front().hash == hash;
-  const bool cut = (least && since_cut_ >= kLeast) || since_cut_ >= kMost;
+  const bool least = least_of_window(opens_kernel ? hash : hash | uint64_t{1} << 63);
+  const bool chosen = follows_period(hash) ? past(node_ - period_).cut : least;
+  const bool cut = (chosen && since_cut_ >= kLeast) || since_cut_ >= kMost;
+  past(node_) = {hash, cut};
+  if (cut) last_cut_ = node_;
+  ++node_;
   position_ += weight;
   since_cut_ = cut ? weight : since_cut_ + weight;
   return cut;
+}
+
+void Boundary::restart() {
+  if (since_cut_ == 0) return;  // no Node since: waiting twice is waiting once
+  since_cut_ = 0;
+  // Part of the content: a period that ignored it would drift against it.
+  rolling_ = mix(rolling_, 1);
+}
+
+bool Boundary::follows_period(uint64_t hash) {
+  uint64_t& latest = latest_[hash / ((uint64_t{1} << 63) / kRemembered)];
+  if (past(node_ - period_).hash == hash) {
+    ++matched_;
+  } else {
+    matched_ = 0;
+    // A multiple: no Segment becomes shorter than the content rule would make it.
+    uint64_t period = node_ - latest;
+    period *= (kWindow + period - 1) / period;
+    if (period <= kRemembered && past(node_ - period).hash == hash) period_ = period;
+  }
+  latest = node_;
+  // A turn without a cut (there was none when it was first recorded) is no example to follow.
+  return matched_ >= kWindow && node_ - last_cut_ <= period_;
+}
+
+bool Boundary::least_of_window(uint64_t hash) {
+  while (!minima_.empty() && minima_.back().hash > hash) minima_.pop_back();
+  minima_.push_back({position_, hash});
+  while (minima_.front().position + kWindow < position_) minima_.pop_front();
+  return minima_.front().hash == hash;
 }
 
 void Recorder::record(NodeSpec& node) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "csrc/graph/segment.h"
 #include "csrc/runtime/stream.h"
@@ -14,30 +15,50 @@
 namespace accel::graph {
 
 // Where a Segment ends. A boundary at "every N Nodes" drifts against a loop whose length is not a
-// multiple of N, and each drift is a new key. So the cut is made before the Node whose rolling hash
-// is the least of the last kWindow units: a property of the program, which recurs with the loop. A
-// Node weighs one unit, and one more for each kUnitBytes that it writes, so that Segments of large
-// tensors are shorter and what waits stays within the memory budget. Nodes that open a new kernel
+// multiple of N, and each drift is a new key. Two rules, both of them properties of the program:
+//
+// By content: before the Node whose rolling hash is the least of the last kWindow units. A Node
+// weighs one unit, and one more for each kUnitBytes that it writes, so that Segments of large
+// tensors are shorter and what waits stays within the memory budget. Nodes that open a kernel
 // anyway (matmuls, engines) come before all others.
+//
+// By period: identical layers tie in that hash, and which of them is cut would depend on where the
+// chain of cuts came from; it can take ten turns to settle. So a stream that has followed a period
+// for a while is cut where it was cut one period ago. The period is given up only when it fails:
+// that of the outermost loop, found where its body is unlike itself, holds through the layers.
 class Boundary {
  public:
   // Whether to cut before a Node with this content hash. weight: of that Node.
   bool cut_before(uint64_t content, uint64_t weight, bool opens_kernel);
   // The Segment ended for another reason of the program: a wait, an event.
-  void restart() { since_cut_ = 0; }
+  void restart();
 
   static constexpr uint64_t kWindow = 256, kLeast = 64, kMost = 2048;
+  static constexpr uint64_t kRemembered = 16384;  // Nodes: the longest loop whose period is found
   static constexpr size_t kUnitBytes = size_t{256} << 10;
 
  private:
-  static constexpr int kRolling = 4;  // Nodes in the rolling hash
-
   struct Candidate {
     uint64_t position, hash;
   };
+  struct Past {
+    uint64_t hash : 63, cut : 1;
+  };
+
+  Past& past(uint64_t node) { return past_[node % kRemembered]; }
+  // Whether this Node and those before it have followed a period for long enough to cut by it.
+  bool follows_period(uint64_t hash);
+  bool least_of_window(uint64_t hash);
+
+  std::vector<Past> past_ = std::vector<Past>(kRemembered);  // the last Nodes, a ring
+  // By the highest bits of a hash: the number of the last Node that had it, perhaps.
+  std::vector<uint64_t> latest_ = std::vector<uint64_t>(kRemembered);
+  uint64_t node_ = kRemembered, last_cut_ = 0;  // numbers of Nodes; 0 is out of the ring
+  uint64_t period_ = kRemembered, matched_ = 0;
+
   std::deque<Candidate> minima_;  // ascending hashes, the window's minimum first
-  uint64_t recent_[kRolling] = {};
-  uint64_t position_ = 0, since_cut_ = 0, count_ = 0;
+  uint64_t rolling_ = 0;
+  uint64_t position_ = 0, since_cut_ = 0;  // in units
 };
 
 class Recorder final : public runtime::Tail {

@@ -231,9 +231,9 @@ fused_only = pytest.mark.skipif(
 )
 
 
-def make_turn(operations: int, repeats_itself: bool = False):
-    """A loop body of that many recorded ops, in an irregular order or one that repeats itself, as
-    the layers of a model do."""
+def make_turn(operations: int, period: int | None = None):
+    """A loop body of that many recorded ops, in an irregular order or one that repeats itself after
+    `period` ops, as the layers of a model do."""
     state = torch.ones(64, device="accel")
     other = torch.full((64,), 0.5, device="accel")
     patterns = (
@@ -244,7 +244,7 @@ def make_turn(operations: int, repeats_itself: bool = False):
         lambda x: x.clamp_(-4, 4),
         lambda x: x.mul_(other),
     )
-    period = 42 if repeats_itself else operations
+    period = period or operations
     choices = random.Random(operations).choices(patterns, k=period)
     order = [choices[i % period] for i in range(operations)]
 
@@ -269,10 +269,13 @@ def settle() -> None:
     its own. What the idle worker takes when nothing is recorded for a millisecond (here, or on a
     busy machine anywhere) is planned on the spot and not cached: each such Segment may be planned
     once more, later."""
-    planned = -1
-    while planned != (
-        planned := sum(torch.accel.counters()[n] for n in ("plan_hits", "plan_misses"))
-    ):
+    before = None
+    while True:
+        counters = torch.accel.counters()
+        planned = counters["plan_hits"] + counters["plan_misses"]
+        if planned == before and planned >= counters["segments"] - counters["idle_segments"]:
+            return
+        before = planned
         time.sleep(0.05)
 
 
@@ -297,10 +300,7 @@ def test_a_loop_that_reads_a_value_stops_planning(counted, operations):
     assert change["nodes"] >= 5 * operations
 
 
-@fused_only
-@pytest.mark.parametrize("operations", LOOP_SIZES)
-def test_a_loop_that_reads_nothing_stops_planning(counted, operations):
-    turn = make_turn(operations)
+def expect_no_planning_after_three_turns(counted, turn, operations: int) -> None:
     torch.accel.synchronize()
     turns = max(10, math.ceil(6 * WARM_NODES / operations))
     with counted() as warm_up:
@@ -319,17 +319,15 @@ def test_a_loop_that_reads_nothing_stops_planning(counted, operations):
 
 @fused_only
 @pytest.mark.parametrize("operations", LOOP_SIZES)
-def test_a_loop_whose_body_repeats_itself_stops_planning(counted, operations):
-    # Many places look the same to the boundary's hash: it takes a few turns more to choose.
-    turn = make_turn(operations, repeats_itself=True)
-    for _ in range(10 + warm_turns(operations)):
-        turn()
-    settle()
-    with counted() as change:
-        for _ in range(20):
-            turn()
-        settle()
-    assert change["plan_misses"] <= 1
+def test_a_loop_that_reads_nothing_stops_planning(counted, operations):
+    expect_no_planning_after_three_turns(counted, make_turn(operations), operations)
+
+
+@fused_only
+@pytest.mark.parametrize("period", [5, 13, 42])
+@pytest.mark.parametrize("operations", LOOP_SIZES)
+def test_a_loop_whose_body_repeats_itself_stops_planning(counted, operations, period):
+    expect_no_planning_after_three_turns(counted, make_turn(operations, period), operations)
 
 
 @fused_only
@@ -359,16 +357,16 @@ def test_a_gpt_stops_planning_at_its_fourth_step(counted, train_gpt, reads, amp)
                 loss.item()
         settle()
     with counted() as change:
-        for _ in range(10):
+        for _ in range(20):
             loss = step()
             if reads:
                 loss.item()
         settle()
-    assert change["plan_hits"] >= 10
+    assert change["plan_hits"] >= 10  # a step is one Segment or more; the idle worker takes a few
     assert change["plan_misses"] <= warm_up["idle_segments"]
     assert change["fallbacks"] == 0
     assert change["host_op_copies"] == 0
-    assert change["waits"] <= (10 if reads else 0)
+    assert change["waits"] <= (20 if reads else 0)
     loss.item()
     with counted() as change:
         for _ in range(5):
