@@ -1,5 +1,5 @@
 // Softmax, layer norm and RMS norm with their backwards: one row Node each, which fusion joins with
-// the pointwise ops around it. Group norm is a host op.
+// the pointwise ops around it. Batch norm and group norm have files of their own.
 #include <ATen/native/cpu/mixed_data_type.h>
 #include <ATen/native/layer_norm.h>
 #include <ATen/ops/_log_softmax.h>
@@ -221,6 +221,7 @@ void norm_backward_parameters(const Tensor& grad_weight, const Tensor& grad_bias
   recording.input(rstd, input.sizes())
       .attribute(arithmetic_dtype(input.scalar_type()))
       .attribute(normalized)
+      .attribute(true)
       .record();
 }
 

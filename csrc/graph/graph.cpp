@@ -15,7 +15,7 @@ const char* name_of(Opcode opcode) {
     ACCEL_COMPOSITE_OPCODES(ACCEL_NAME)
     ACCEL_REDUCE_OPCODES(ACCEL_NAME)
     ACCEL_ROW_OPCODES(ACCEL_NAME)
-    ACCEL_COLUMN_OPCODES(ACCEL_NAME)
+    ACCEL_SUMS_OPCODES(ACCEL_NAME)
     ACCEL_ENGINE_OPCODES(ACCEL_NAME)
 #undef ACCEL_NAME
   }
@@ -142,7 +142,9 @@ Family family_of(const Node& node) {
     return node.attributes[2] ? Family::ColumnReduce : Family::RowReduce;
   }
   if (opcode < static_cast<int>(Opcode::LayerNormBackwardParameters)) return Family::RowReduce;
-  if (node.opcode == Opcode::LayerNormBackwardParameters) return Family::ColumnReduce;
+  if (node.opcode == Opcode::LayerNormBackwardParameters) {
+    return node.attributes[2] ? Family::ColumnReduce : Family::RowReduce;
+  }
   return node.opcode == Opcode::Matmul ? Family::Matmul : Family::Opaque;
 }
 

@@ -29,6 +29,7 @@ class Lowering {
 
  private:
   bool has(size_t i) const { return i < node_.inputs.size() && !node_.inputs[i].absent(); }
+  bool wants(size_t i) const { return i < node_.outputs.size() && !node_.outputs[i].absent(); }
   // Input i cast to the compute dtype.
   Value in(size_t i) { return in(i, domain_); }
   Value in(size_t i, Domain domain) {
@@ -59,6 +60,7 @@ class Lowering {
   double reduced_elements() const;
   Value sum(Value value) { return builder_.reduce(Op::ReduceSum, lane_, value); }
   Value mean(Value value) { return div(sum(value), k(reduced_elements())); }
+  Value inverse_deviation(Value variance);
 
   void pointwise();
   std::optional<Value> by_dtype();
@@ -67,6 +69,8 @@ class Lowering {
   void layer_norm();
   void layer_norm_backward_input();
   void layer_norm_backward_parameters();
+  void batch_norm();
+  void batch_norm_backward();
   void normal();
 
   const Node& node_;
@@ -316,6 +320,10 @@ void Lowering::pointwise() {
       const Value input = in(0), target = in(1), grad = in(2);
       return out(mul(mul(s(0), sub(input, target)), grad));
     }
+    case Opcode::Normalize: {
+      const Value scaled = mul(sub(in(0), in(1)), in(2));
+      return out(has(3) ? add(scaled, in(3)) : scaled);
+    }
     default:
       return;
   }
@@ -408,6 +416,10 @@ void Lowering::row() {
       return layer_norm_backward_input();
     case Opcode::LayerNormBackwardParameters:
       return layer_norm_backward_parameters();
+    case Opcode::BatchNorm:
+      return batch_norm();
+    case Opcode::BatchNormBackward:
+      return batch_norm_backward();
     case Opcode::NllLossBackward: {
       // Attribute 3: 1 when the loss is a mean, divided by the total weight.
       Value grad = in(0, Domain::Kept);
@@ -453,13 +465,59 @@ void Lowering::layer_norm_backward_input() {
 void Lowering::layer_norm_backward_parameters() {
   const Value grad = in(0, Domain::Elements), x = in(1, Domain::Elements);
   const Value rstd = in(3, Domain::Elements);
-  if (!node_.outputs[0].absent()) {
+  if (wants(0)) {
     const Value centred = has(2) ? sub(x, in(2, Domain::Elements)) : x;
     out(0, sum(mul(grad, mul(centred, rstd))), Domain::Kept);
   }
-  if (node_.outputs.size() > 1 && !node_.outputs[1].absent()) {
-    out(1, sum(grad), Domain::Kept);
+  if (wants(1)) out(1, sum(grad), Domain::Kept);
+}
+
+// 1/sqrt(variance + eps), or 0 where that is infinite: a constant channel without eps gives its
+// bias, as on other devices.
+Value Lowering::inverse_deviation(Value variance) {
+  const Value sum = add(variance, s(0));
+  return select(builder_.apply(Op::Eq, lane_, sum, k(0)), k(0), op(Op::Rsqrt, sum));
+}
+
+void Lowering::batch_norm() {
+  constexpr Domain kKept = Domain::Kept;
+  const Value x = in(0, Domain::Elements);
+  const Value average = mean(x);
+  const Value centred = sub(x, average);
+  const Value squares = sum(mul(centred, centred));
+  const Value rstd = inverse_deviation(div(squares, k(reduced_elements())));
+  Value y = mul(centred, has(1) ? mul(rstd, in(1, kKept)) : rstd);
+  if (has(2)) y = add(y, in(2, kKept));
+  out(0, y, Domain::Elements);
+  out(1, average, kKept);
+  out(2, rstd, kKept);
+  auto running = [&](size_t i, Value value) {
+    if (has(i)) out(i, add(mul(s(1), value), mul(s(2), in(i, kKept))), kKept);
+  };
+  running(3, average);
+  if (has(4)) running(4, div(squares, k(reduced_elements() - 1)));
+}
+
+// With n = (x - mean) rstd: dweight = sum(dy n), dbias = sum(dy),
+//   dx = (dy - mean(dy) - n mean(dy n)) rstd weight,
+// in evaluation, where mean and rstd do not depend on x, dx = dy rstd weight.
+void Lowering::batch_norm_backward() {
+  constexpr Domain kElements = Domain::Elements, kKept = Domain::Kept;
+  const bool evaluation = node_.attributes.at(3);
+  const Value grad = in(0, kElements), x = in(1, kElements);
+  const Value rstd = evaluation ? inverse_deviation(in(3, kKept)) : in(3, kKept);
+  const Value normalised = mul(sub(x, in(2, kKept)), rstd);
+  const bool uses_sums = wants(0) && !evaluation;
+  const Value total = uses_sums || wants(2) ? sum(grad) : -1;
+  const Value along = uses_sums || wants(1) ? sum(mul(grad, normalised)) : -1;
+  if (wants(0)) {
+    const Value n = k(reduced_elements());
+    const Value centred =
+        evaluation ? grad : sub(sub(grad, div(total, n)), mul(normalised, div(along, n)));
+    out(0, mul(centred, has(4) ? mul(rstd, in(4, kKept)) : rstd), kElements);
   }
+  if (wants(1)) out(1, along, kKept);
+  if (wants(2)) out(2, total, kKept);
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ namespace accel::graph {
   X(DropoutBackward) /* grad, mask; [scale] */ X(Uniform) /* [seed, offset, low, range] */   \
   X(Bernoulli) /* [seed, offset, p] */ X(Normal) /* [seed, offset, seed, offset, mean, std] */             \
   X(Arange) /* [start, step] */ X(SquaredDifference)                         \
-  X(MseBackward) /* input, target, grad; [scale] */
+  X(MseBackward) /* input, target, grad; [scale] */                                          \
+  X(Normalize) /* (x - mean) scale + shift? */
 
 // Reductions of an input whose sizes are kept dimensions followed by reduced ones (Row) or the
 // other way round (Column); attribute 1 is the number of kept dimensions, attribute 2 of 0 or 1
@@ -49,9 +50,15 @@ namespace accel::graph {
   X(LayerNorm)              /* x, weight?, bias? → y, mean, rstd; [eps] */                   \
   X(LayerNormBackwardInput) /* dy, x, mean? (none: RMS norm), rstd, weight? → dx */          \
   X(RmsNorm)                /* x, weight? → y, rstd; [eps] */                                \
+  X(BatchNorm)              /* x, weight?, bias?, running mean?, running variance? → y, mean,    \
+                               rstd, running mean?, running variance?;                           \
+                               [eps, momentum, 1 - momentum] */                                  \
+  X(BatchNormBackward)      /* dy, x, mean, rstd or (attribute 3, evaluation) variance, weight?  \
+                               → dx?, dweight?, dbias?; [eps] */                                 \
   X(NllLossBackward) /* grad, target, weight?, total? → dx; [ignore]; attribute 3 reduction */
 
-#define ACCEL_COLUMN_OPCODES(X) \
+// Rows or columns in, sums out; attributes as of reductions.
+#define ACCEL_SUMS_OPCODES(X) \
   X(LayerNormBackwardParameters) /* dy, x, mean? (none: RMS norm), rstd → dweight?, dbias? */
 
 // Engines of their own.
@@ -64,7 +71,7 @@ enum class Opcode : uint16_t {
 #define ACCEL_DECLARE(name) name,
   ACCEL_UNARY_OPCODES(ACCEL_DECLARE) ACCEL_BINARY_OPCODES(ACCEL_DECLARE)
       ACCEL_COMPOSITE_OPCODES(ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE)
-          ACCEL_ROW_OPCODES(ACCEL_DECLARE) ACCEL_COLUMN_OPCODES(ACCEL_DECLARE)
+          ACCEL_ROW_OPCODES(ACCEL_DECLARE) ACCEL_SUMS_OPCODES(ACCEL_DECLARE)
               ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
 #undef ACCEL_DECLARE
 };

@@ -42,6 +42,10 @@ UNARY = {
     "softmax": lambda x: functional.softmax(x, -1),
     "log_softmax": lambda x: functional.log_softmax(x, -1),
     "layer_norm": lambda x: functional.layer_norm(x, x.shape[-1:]),
+    "batch_norm": lambda x: functional.batch_norm(
+        x if x.dim() > 1 and x.size(0) > 1 else x.new_ones(2, 3), None, None, training=True
+    ),
+    "group_norm": lambda x: functional.group_norm(x, 1),
     "sum": lambda x: x.sum(),
     "sum_rows": lambda x: x.sum(-1, keepdim=True),
     "sum_columns": lambda x: x.sum(0),

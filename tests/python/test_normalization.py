@@ -1,4 +1,5 @@
-"""Softmax, layer norm and RMS norm against the CPU, forward and backward."""
+"""Softmax, layer norm, RMS norm, batch norm, group norm and instance norm against the CPU, forward
+and backward."""
 
 import math
 
@@ -159,12 +160,279 @@ def test_second_derivatives():
         assert_as_on_cpu(penalty, x, w, backward=True, rtol=1e-8, atol=1e-8)
 
 
-def test_batch_and_group_norm_work():
-    x = values((4, 6, 5, 5))
-    batch = lambda x: functional.batch_norm(x, None, None, training=True)  # noqa: E731
-    group = lambda x: functional.group_norm(x, 3)  # noqa: E731
-    assert_as_on_cpu(batch, x, backward=True, rtol=1e-3, atol=1e-3)
-    assert_as_on_cpu(group, x, backward=True, rtol=1e-3, atol=1e-3)
+# ---- batch norm, group norm, instance norm ----
+
+IMAGES = [(4, 3), (4, 6, 5), (4, 6, 5, 5), (2, 3, 4, 5, 6), (3, 1, 7, 300), (9, 70, 9, 9)]
+# The CPU adds up gradients of 16 bits in 16 bits.
+IMAGE_LIMITS = {torch.bfloat16: 6e-2, torch.float16: 1e-2, torch.float32: 2e-4, torch.float64: 1e-9}
+
+
+def running(x, dtype=None):
+    """A running mean and variance for x, away from 0 and 1."""
+    size = x.shape[1]
+    start = torch.linspace(0.1, 0.5, size, dtype=torch.float64)
+    return tuple(s.to(dtype or x.dtype).to(x.device) for s in (start, start + 1))
+
+
+def as_on_cpu(function, *inputs):
+    limit = IMAGE_LIMITS[inputs[0].dtype]
+    assert_as_on_cpu(function, *inputs, backward=True, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("parameters", ["both", "weight", "none"])
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+def test_batch_norm(shape, parameters, dtype):
+    names = {"both": ("weight", "bias"), "weight": ("weight",), "none": ()}[parameters]
+    inputs = [values(shape, dtype), *(values(shape[1:2], dtype) for _ in names)]
+
+    def train(x, *p):
+        mean, var = running(x)
+        given = dict(zip(names, p, strict=True))
+        return functional.batch_norm(x, mean, var, **given, training=True, momentum=0.3), mean, var
+
+    def evaluate(x, *p):
+        given = dict(zip(names, p, strict=True))
+        return functional.batch_norm(x, *running(x), **given, eps=1e-3)
+
+    def without_statistics(x, *p):
+        given = dict(zip(names, p, strict=True))
+        return functional.batch_norm(x, None, None, **given, training=True)
+
+    for function in (train, evaluate, without_statistics):
+        as_on_cpu(function, *inputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_16_bits_with_fp32_parameters(training):
+    def function(x, w, b):
+        statistics = running(x, torch.float32)
+        y = functional.batch_norm(x, *statistics, w, b, training)
+        assert y.dtype == torch.bfloat16
+        return y, *statistics
+
+    as_on_cpu(function, values((4, 6, 5, 5), torch.bfloat16), values((6,)), values((6,)))
+
+
+FORMATS = {
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(0, 3).contiguous().transpose(0, 3),
+    "every other": lambda x: torch.stack([x, x], -1)[..., 1],
+    "broadcast": lambda x: x[:, :, :1].expand(x.shape),
+}
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("shape", [(4, 6, 5, 5), (9, 70, 31, 17)], ids=str)
+def test_norms_of_images_of_any_layout(shape, layout):
+    channels = shape[1]
+
+    def batch(x, w, b, training):
+        statistics = running(x)
+        y = functional.batch_norm(FORMATS[layout](x), *statistics, w, b, training)
+        return y, *statistics
+
+    def group(x, w, b):
+        return functional.group_norm(FORMATS[layout](x), 2, w, b)
+
+    def instance(x, w, b):
+        return functional.instance_norm(FORMATS[layout](x), None, None, w, b)
+
+    inputs = values(shape), values((channels,)), values((channels,))
+    as_on_cpu(lambda *p: batch(*p, True), *inputs)
+    as_on_cpu(lambda *p: batch(*p, False), *inputs)
+    as_on_cpu(group, *inputs)
+    as_on_cpu(instance, *inputs)
+
+
+def test_a_layout_changes_no_bit():
+    x = values((9, 70, 31, 17)).to("accel")
+    grad = values(x.shape).to("accel")
+    w = values((70,)).to("accel")
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        a = x.to(memory_format=layout).requires_grad_()
+        p = w.clone().requires_grad_()
+        y = functional.batch_norm(a, None, None, p, training=True)
+        assert y.is_contiguous(memory_format=layout)
+        z = functional.group_norm(a, 7, p)
+        results.append((y, z, *torch.autograd.grad((y, z), (a, p), (grad, grad))))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_batch_norm_saves():
+    x = values((4, 6, 5), torch.bfloat16).to("accel")
+    mean, var = running(x)
+    _, saved, rstd = torch.native_batch_norm(x, None, None, mean, var, True, 0.1, 1e-5)
+    assert saved.shape == rstd.shape == (6,)
+    assert saved.dtype == rstd.dtype == torch.float32
+    torch.testing.assert_close(saved.cpu(), x.cpu().float().mean((0, 2)))
+    # Evaluation has nothing to save, as on the CPU.
+    _, saved, rstd = torch.native_batch_norm(x, None, None, mean, var, False, 0.1, 1e-5)
+    assert saved.shape == rstd.shape == (0,)
+
+
+def test_running_statistics_that_are_read_on_are_read_once():
+    # What was stored over its own input may not be computed again from it.
+    def function(device):
+        x, y = (values((40, 300)).to(device) for _ in range(2))
+        torch.manual_seed(1)
+        product = x * y
+        moving = torch.ones(40, device=device)
+        moving.add_(product.mean(1))
+        first = moving * product.var(1)
+        statistics = running(x)
+        functional.batch_norm(x + y, *statistics, training=True)
+        return first, statistics[0] / statistics[1].sqrt()
+
+    torch.manual_seed(0)
+    expected = function("cpu")
+    torch.manual_seed(0)
+    for e, g in zip(expected, function("accel"), strict=True):
+        torch.testing.assert_close(g.cpu(), e, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_update_of_statistics_alone(training):
+    def function(x):
+        mean, var = running(x) if training else (None, None)
+        return *torch.batch_norm_update_stats(x, mean, var, 0.2), mean, var
+
+    x = values((4, 6, 5))
+    for e, g in zip(function(x), function(x.to("accel")), strict=True):
+        assert e is g is None or torch.testing.assert_close(g.cpu(), e) is None
+
+
+def test_constant_channels_without_eps_give_their_bias():
+    x = torch.ones(4, 3, 5)
+    assert_as_on_cpu(
+        lambda x, b: torch.batch_norm(x, None, b, None, None, True, 0.1, 0.0, False), x,
+        values((3,)),
+    )  # fmt: skip
+
+
+def test_large_means_keep_small_variances():
+    x = values((8, 3, 50)) * 1e-2 + 1e3
+    got = functional.batch_norm(x.to("accel"), None, None, training=True)
+    exact = functional.batch_norm(x.double(), None, None, training=True)
+    torch.testing.assert_close(got.cpu().double(), exact, rtol=0, atol=2e-2)
+
+
+def test_only_the_wanted_gradients_of_batch_norm(counted):
+    x, g = values((4, 6, 5)), values((4, 6, 5))
+    w = values((6,))
+    for training in (True, False):
+        for wanted in ([1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 1]):
+            mask = [bool(i) for i in wanted]
+
+            def backward(device, training=training, mask=mask):
+                saved = torch.native_batch_norm(
+                    x.to(device), w.to(device), None, *running(x.to(device)), training, 0.1, 1e-5
+                )[1:]
+                return torch.ops.aten.native_batch_norm_backward(
+                    g.to(device), x.to(device), w.to(device), *running(x.to(device)), *saved,
+                    training, 1e-5, mask,
+                )  # fmt: skip
+
+            for e, got, is_wanted in zip(backward("cpu"), backward("accel"), mask, strict=True):
+                assert (got is not None) == is_wanted
+                if is_wanted:
+                    torch.testing.assert_close(got.cpu(), e, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("groups", ["one", "two", "all"])
+@pytest.mark.parametrize("shape", [(3, 4), (4, 6, 5), (4, 6, 5, 5), (2, 4, 3, 20, 30)], ids=str)
+def test_group_norm(shape, groups, dtype):
+    channels = shape[1]
+    count = {"one": 1, "two": 2, "all": channels}[groups]
+    inputs = values(shape, dtype), values((channels,), dtype), values((channels,), dtype)
+    as_on_cpu(lambda x, w, b: functional.group_norm(x, count, w, b), *inputs)
+    as_on_cpu(lambda x, w: functional.group_norm(x, count, w), *inputs[:2])
+    as_on_cpu(lambda x: functional.group_norm(x, count), inputs[0])
+
+
+def test_group_norm_of_16_bits_with_fp32_parameters():
+    as_on_cpu(
+        lambda x, w, b: functional.group_norm(x, 3, w, b), values((4, 6, 5), torch.bfloat16),
+        values((6,)), values((6,)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_instance_norm(statistics):
+    def function(x, w, b):
+        given = running(x) if statistics else (None, None)
+        return functional.instance_norm(x, *given, w, b), *(given if statistics else ())
+
+    as_on_cpu(function, values((4, 6, 5, 5)), values((6,)), values((6,)))
+    if statistics:
+        as_on_cpu(
+            lambda x: functional.instance_norm(x, *running(x), use_input_stats=False),
+            values((4, 6, 5)),
+        )
+
+
+def test_norms_of_nothing():
+    as_on_cpu(lambda x, w: functional.group_norm(x, 2, w), values((0, 4, 3)), values((4,)))
+    for shape in [(0, 4, 3), (2, 4, 0)]:
+        for training in (True, False):
+            as_on_cpu(
+                lambda x, w, training=training: torch.batch_norm(
+                    x, w, None, *running(x), training, 0.1, 1e-5, False
+                ),
+                values(shape), values((4,)),
+            )  # fmt: skip
+
+
+BITS = """
+    import hashlib, torch, torch_accel
+    from torch.nn import functional
+    torch.manual_seed(0)
+    digest = hashlib.sha256()
+    for shape in [(16, 70, 32, 32), (3, 5, 1000, 33), (64, 256), (8, 300, 4, 4)]:
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x, g = (torch.randn(shape, device="accel").to(dtype) for _ in range(2))
+                if x.dim() == 4:
+                    x = x.to(memory_format=layout)
+                x.requires_grad_()
+                groups = 5 if shape[1] % 5 == 0 else 4
+                w = torch.randn(shape[1], device="accel", requires_grad=True)
+                mean, var = torch.zeros_like(w).detach(), torch.ones_like(w).detach()
+                for function in (
+                    lambda: functional.batch_norm(x * 2, mean, var, w, w, True).relu(),
+                    lambda: functional.batch_norm(x * 2, mean, var, w, w, False).relu(),
+                    lambda: functional.group_norm(x * 2, groups, w, w).relu(),
+                ):
+                    y = function()
+                    for t in (y, mean, var, *torch.autograd.grad(y, (x, w), g)):
+                        digest.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    print(digest.hexdigest())
+"""
+
+
+def test_bits_of_norms_depend_on_neither_fusion_nor_threads(run_python):
+    settings = [("1", "2"), ("0", "2"), ("1", "1"), ("0", "1")]
+    digests = [run_python(BITS, ACCEL_FUSION=f, OMP_NUM_THREADS=n) for f, n in settings]
+    assert len(digests[0]) > 60 and digests == digests[:1] * 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_second_derivatives_of_norms_of_images(training):
+    x, w, b = values((3, 4, 5), torch.float64), values((4,), torch.float64), values((4,)).double()
+    for function in [
+        lambda x, w, b: functional.batch_norm(x, *running(x), w, b, training),
+        lambda x, w, b: functional.group_norm(x, 2, w, b),
+    ]:
+
+        def penalty(x, w, b, function=function):
+            y = function(x, w, b).sin().sum()
+            grads = torch.autograd.grad(y, [x, w, b], create_graph=True)
+            return sum(g.square().sum() for g in grads)
+
+        assert_as_on_cpu(penalty, x, w, b, backward=True, rtol=1e-8, atol=1e-8)
 
 
 def ones(device, *shape, dtype=torch.float32):
@@ -186,6 +454,25 @@ BAD = {
         ones(d, 2, 3, dtype=torch.float64), (3,), ones(d, 3)
     ),
     "rms_norm shape": lambda d: functional.rms_norm(ones(d, 2, 3), (4,)),
+    "batch_norm of int": lambda d: functional.batch_norm(
+        ones(d, 2, 3, dtype=torch.int64), None, None, training=True
+    ),
+    "batch_norm weight": lambda d: functional.batch_norm(
+        ones(d, 2, 3), None, None, ones(d, 4), training=True
+    ),
+    "batch_norm mixed": lambda d: functional.batch_norm(
+        ones(d, 2, 3), None, None, ones(d, 3, dtype=torch.bfloat16), training=True
+    ),
+    "batch_norm running": lambda d: functional.batch_norm(ones(d, 2, 3), ones(d, 4), ones(d, 3)),
+    "batch_norm of one": lambda d: functional.batch_norm(ones(d, 1, 3), None, None, training=True),
+    "batch_norm without statistics": lambda d: functional.batch_norm(ones(d, 2, 3), None, None),
+    "group_norm groups": lambda d: functional.group_norm(ones(d, 2, 3), 2),
+    "group_norm weight": lambda d: functional.group_norm(ones(d, 2, 4), 2, ones(d, 3)),
+    "group_norm of int": lambda d: functional.group_norm(ones(d, 2, 4, dtype=torch.int64), 2),
+    "group_norm mixed": lambda d: functional.group_norm(
+        ones(d, 2, 4, dtype=torch.bfloat16), 2, ones(d, 4, dtype=torch.float16)
+    ),
+    "instance_norm of one": lambda d: functional.instance_norm(ones(d, 2, 3, 1)),
     "rms_norm of int": lambda d: functional.rms_norm(ones(d, 2, 3, dtype=torch.int64), (3,)),
 }
 
@@ -203,6 +490,7 @@ def test_parameters_on_another_device_are_an_error():
 def test_norms_are_recorded(counted):
     x = values((6, 33)).to("accel").requires_grad_()
     w = values((33,)).to("accel").requires_grad_()
+    statistics = running(x)
     torch.accel.synchronize()
 
     def steps():
@@ -210,5 +498,9 @@ def test_norms_are_recorded(counted):
         functional.rms_norm(x, (33,), w).sum().backward()
         x.softmax(0).sum().backward()
         x.log_softmax(1).sum().backward()
+        for training in (True, False):
+            functional.batch_norm(x, *statistics, w, w, training).sum().backward()
+        functional.group_norm(x, 3, w, w).sum().backward()
+        functional.instance_norm(x[None]).sum().backward()
 
     natively(counted, steps)
