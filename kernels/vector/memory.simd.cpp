@@ -114,6 +114,26 @@ void load_transposed(const TileOperand& operand, float* to, int rows, int column
   }
 }
 
+ACCEL_INLINE void store_from_f32(float* to, VectorF32 values) { store(to, values); }
+ACCEL_INLINE void store_from_f32(BFloat16* to, VectorF32 values) { store_bf16(to, values); }
+ACCEL_INLINE void store_from_f32(Float16* to, VectorF32 values) { store_f16(to, values); }
+
+// The way back.
+template <class Memory>
+void store_transposed(const float* from, const TileOperand& operand, int rows, int columns) {
+  for (int r = 0; r < rows; r += kLanes32) {
+    for (int c = 0; c < columns; c += kLanes32) {
+      VectorF32 square[kLanes32];
+      for (int i = 0; i < kLanes32; ++i) square[i] = load<VectorF32>(from + (r + i) * columns + c);
+      transpose_square<kLanes32 / 2>(square);
+      char* to = operand.data + r * sizeof(Memory) + c * operand.column_stride;
+      for (int i = 0; i < kLanes32; ++i, to += operand.column_stride) {
+        store_from_f32(reinterpret_cast<Memory*>(to), square[i]);
+      }
+    }
+  }
+}
+
 // Writes n copies of a value, rounded up to whole vectors: the register has room, and the next row
 // overwrites what is too much.
 template <class Element>
@@ -192,6 +212,12 @@ void store_operand(const Instruction& instruction, Frame& frame) {
   if (frame.borrowed != 0) keep_borrowed(frame, operand.data, frame.count * kSize);
   const Element* from = in<Element>(frame, instruction.a);
   char* row = operand.data;
+  if constexpr (lane == Lane::F32 && kLoadsVectors<Memory>) {
+    if (operand.row_stride == kSize && operand.column_stride != kSize && rows % kLanes32 == 0 &&
+        columns % kLanes32 == 0) {
+      return store_transposed<Memory>(from, operand, rows, columns);
+    }
+  }
   if (operand.column_stride == kSize && (rows == 1 || operand.row_stride == columns * kSize)) {
     store_run<lane>(from, reinterpret_cast<Memory*>(row), frame.count);
   } else if (operand.column_stride == kSize && columns > 1) {
