@@ -27,8 +27,8 @@ namespace {
 // futex wake-up costs 5-50 µs, a host's gap between two Segments is about as long.
 constexpr int64_t kWorkerSpin = 30'000;  // ns
 constexpr int64_t kHostSpin = 20'000;
-// A tail that has not grown for this long is taken by the idle worker, and how often one that may
-// appear is looked for before the worker sleeps without a timer.
+// A tail that has not grown for this long is taken by a worker that has been idle for as long, and
+// how often one that may appear is looked for before the worker sleeps without a timer.
 constexpr int64_t kIdleTail = 1'000'000;
 constexpr int kDozes = 3;
 // How often a waiting host listens for Ctrl-C.
@@ -150,7 +150,7 @@ void WorkerStream::work() {
 }
 
 std::optional<WorkerStream::Entry> WorkerStream::next() {
-  const int64_t spin_end = steady_now() + kWorkerSpin;
+  const int64_t idle_since = steady_now(), spin_end = idle_since + kWorkerSpin;
   while (submitted_.load(std::memory_order_acquire) == completed_.load(std::memory_order_relaxed) &&
          !stopping_.load(std::memory_order_relaxed) && steady_now() < spin_end) {
     relax();
@@ -165,7 +165,8 @@ std::optional<WorkerStream::Entry> WorkerStream::next() {
     }
     Tail* tail = tail_.load(std::memory_order_acquire);
     if (tail != nullptr && tail->pending()) {
-      const int64_t age = steady_now() - tail->last_recorded();
+      // A host that has just been given its value gets its millisecond too.
+      const int64_t age = steady_now() - std::max(tail->last_recorded(), idle_since);
       if (age < kIdleTail) {
         doze(lock, kIdleTail - age);
         continue;
