@@ -1,9 +1,10 @@
 """PyTorch's operator database, run on the CPU and on accel from the same samples.
 
 `Variant(op, dtype)` is one row of the database; check(variant, kind) compares one kind of use of it
-with the CPU and returns the differences, as text. Where the CPU differs from itself in the same
-comparison (random results, uninitialised memory, a kernel whose bits wander), only shapes, dtypes
-and layouts are compared; where it raises, accel must raise the same type.
+with the CPU and returns the differences, as text ("fusion" compares accel with itself, unfused). Where
+the CPU differs from itself in the same comparison (random results, uninitialised memory, a kernel
+whose bits wander), only shapes, dtypes and layouts are compared; where it raises, accel must raise the
+same type.
 """
 
 import contextlib
@@ -17,10 +18,21 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils import _pytree as pytree
 
+import torch_accel
+
 DEVICE = "accel"
 
 # What a use may be, in the order of the tests.
-KINDS = ("forward", "noncontiguous", "in_place", "out", "backward", "double_backward", "errors")
+KINDS = (
+    "forward",
+    "noncontiguous",
+    "in_place",
+    "out",
+    "backward",
+    "double_backward",
+    "errors",
+    "fusion",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +74,8 @@ def has(variant: Variant, kind: str) -> bool:
         return dtype in (torch.float64, torch.complex128) and op.supports_gradgrad
     if kind == "errors":
         return op.error_inputs_func is not None and dtype == torch.float32
+    if kind == "fusion":
+        return op.name not in _UNINITIALIZED
     return True
 
 
@@ -327,6 +341,8 @@ def check(variant: Variant, kind: str, limit: int | None = None) -> list[str]:
     """The differences between accel and the CPU, one line each; at most `limit` samples."""
     if kind == "errors":
         return _check_errors(variant)
+    if kind == "fusion":
+        return _check_fusion(variant)
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -491,4 +507,64 @@ def _check_errors(variant: Variant) -> list[str]:
             text = _verdict(expected, got)
             if text is not None:
                 found.append(f"errors, input {number} ({_summary(sample)}): {text}")
+    return found
+
+
+# LAPACK's gelsy gives other bits for other addresses: fifty runs on the CPU gave three results.
+_ADDRESS_DEPENDENT = ("linalg.lstsq",)
+
+
+def _bits(tree: object) -> list[object]:
+    """The results as bytes, beside what describes them."""
+    return [
+        (describe(x), bytes(_plain(x).contiguous().flatten().view(torch.uint8).numpy()))
+        if isinstance(x, torch.Tensor)
+        else repr(x)
+        for x in pytree.tree_leaves(tree)
+        if not isinstance(x, torch.Generator)
+    ]
+
+
+def _between(x: object) -> object:
+    """Something to fuse with: a product and a sum, where the dtype has them."""
+    if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.device.type != DEVICE:
+        return x
+    if not (x.is_floating_point() or x.is_complex()) or x.dtype.itemsize == 1:
+        return x
+    return x * 0.75 + x
+
+
+def _check_fusion(variant: Variant) -> list[str]:
+    """Contract 2: the same bits whether Nodes are planned together or one by one; pointwise work
+    before and behind the operator, forward and backward."""
+    kind = "backward" if has(variant, "backward") else "forward"
+
+    def run(sample: SampleInput) -> object:
+        call = Mover(DEVICE)(_call(sample))
+        # A view of what comes back to a user may be written by the operator: fresh leaves only.
+        x, args, kwargs = pytree.tree_map(_between, call) if kind == "backward" else call
+        result = pytree.tree_map(_between, variant.op(x, *args, **kwargs))
+        if kind == "forward":
+            return result
+        return result, _gradients(result, call, sample, twice=False)
+
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, sample in enumerate(samples(variant, kind)):
+            results = []
+            for fused in (True, False):
+                torch_accel._C.set_fusion_enabled(fused)
+                torch.manual_seed(0)
+                results.append(_attempt(lambda sample=sample: run(sample)))
+            torch_accel._C.set_fusion_enabled(True)
+            raised = [isinstance(x, _Raised) for x in results]
+            if any(raised):
+                if not all(raised):
+                    found.append(f"fusion, sample {number}: raises {raised}, fused and not")
+            elif _bits(results[0]) != _bits(results[1]):
+                text = difference(results[1], results[0])
+                if text is None and variant.op.name in _ADDRESS_DEPENDENT:
+                    continue
+                found.append(f"fusion, sample {number} ({_summary(sample)}): {text or 'rounding'}")
     return found
