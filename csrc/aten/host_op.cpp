@@ -384,9 +384,8 @@ void count_fallback(const std::string& name) {
 Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArguments& arguments,
                  const std::vector<Tensor>& tensors) {
   if (!result.defined()) return result;
-  TORCH_CHECK_NOT_IMPLEMENTED(!result.is_quantized(), schema.name,
-                              " gives a quantized tensor, which is not supported on accel");
-  if (result.layout() != at::kStrided) return moved_to(result, arguments.device());
+  if (result.layout() != at::kStrided || result.is_quantized() || result.is_nested())
+    return moved_to(result, arguments.device());
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (arguments.original(i).device().is_privateuseone() && result.has_storage() &&
         result.storage().is_alias_of(tensors[i].storage())) {
