@@ -9,6 +9,7 @@
 #include <ATen/native/TensorIterator.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/where.h>
@@ -328,6 +329,10 @@ struct PowScalar {
     return binary(Opcode::Pow, Rule::Same, out, self, at::native::wrapped_scalar_tensor(exponent));
   }
   static Tensor functional(const Tensor& self, const at::Scalar& exponent) {
+    if (self.scalar_type() == ScalarType::Bool && exponent.isBoolean()) {
+      // Bool, as on the CPU: the meta function takes the exponent for a whole number.
+      return exponent.toBool() ? self.clone() : at::ones_like(self);
+    }
     if (!native({}, self, exponent)) {
       return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
     }

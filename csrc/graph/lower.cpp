@@ -132,6 +132,7 @@ std::optional<Value> Lowering::by_dtype() {
     case Opcode::Fmax:
       if (lane_ != Lane::Bool && lane_ != Lane::I64) return std::nullopt;
       return op(node_.opcode == Opcode::Fmin ? Op::Minimum : Op::Maximum, in(0), other());
+    case Opcode::Abs:
     case Opcode::Sign:
       if (lane_ != Lane::Bool) return std::nullopt;
       return in(0);

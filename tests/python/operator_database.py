@@ -1,4 +1,5 @@
-"""PyTorch's operator database, run on the CPU and on accel from the same samples.
+"""PyTorch's operator databases (the operators, the foreach operators, the references in Python), run
+on the CPU and on accel from the same samples.
 
 `Variant(op, dtype)` is one row of the database; check(variant, kind) compares one kind of use of it
 with the CPU and returns the differences, as text ("fusion" compares accel with itself, unfused).
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal import common_methods_invocations as database
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils import _pytree as pytree
 
@@ -48,12 +49,27 @@ class Variant:
         return self.name
 
 
+def is_reference(op: OpInfo) -> bool:
+    return op.full_name.startswith("_refs.")
+
+
 def variants() -> list[Variant]:
-    """Every operator with every dtype that its CPU kernels support."""
+    """Every operator with every dtype that its CPU kernels support; the references in Python, which
+    call operators, with one."""
     order = lambda dtype: (dtype != torch.float32, str(dtype))  # noqa: E731
-    return [
+    foreach = (
+        database.foreach_unary_op_db
+        + database.foreach_binary_op_db
+        + database.foreach_pointwise_op_db
+        + database.foreach_reduce_op_db
+        + database.foreach_other_op_db
+    )
+    references = [
+        Variant(op, min(op.supported_dtypes("cpu"), key=order)) for op in database.python_ref_db
+    ]
+    return references + [
         Variant(op, dtype)
-        for op in op_db
+        for op in database.op_db + foreach
         for dtype in sorted(
             op.supported_dtypes("cpu") | op.supported_backward_dtypes("cpu"), key=order
         )
@@ -64,6 +80,10 @@ def variants() -> list[Variant]:
 def has(variant: Variant, kind: str) -> bool:
     """Whether the database says that the operator can be used so with the dtype."""
     op, dtype = variant.op, variant.dtype
+    if is_reference(op):
+        return kind == "forward"
+    if (kind, op.name, dtype) == ("backward", "_foreach_norm", torch.float16):
+        return False  # a gradient that overflows: infinite where a 0-dimensional factor is wider
     if kind == "in_place":
         return op.get_inplace() is not None
     if kind == "out":
@@ -283,7 +303,7 @@ def _gradients(result: object, call: Call, sample: SampleInput, twice: bool) -> 
 
 
 # Operators whose further arguments must be on the CPU, on every device.
-_CPU_ARGUMENTS = ("tensor_split",)
+_CPU_ARGUMENTS = ("tensor_split", "_refs.tensor_split")
 
 
 def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> object:
@@ -378,11 +398,13 @@ def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | Non
         if _shapes(expected) != _shapes(got):
             return text
         if not (
-            variant.op.name in _UNINITIALIZED
+            variant.op.name.removeprefix("_refs.") in _UNINITIALIZED
             or _is_as_accurate(variant, kind, sample, expected, got)
             or _wanders(expected, use)
         ):
             return text
+    if is_reference(variant.op):
+        return None  # strides are as the operators have them that it calls
     if kind in ("forward", "noncontiguous") and _strides(expected) != _strides(got):
         # Results that are inferred have the strides of the meta function, as on other devices.
         meta = use("meta")
