@@ -77,7 +77,7 @@ namespace accel::graph {
 // Engines of their own.
 #define ACCEL_ENGINE_OPCODES(X)                                                              \
   X(Matmul) X(Attention) X(AttentionBackward) X(Embedding) X(EmbeddingBackward) X(NllLoss)   \
-  X(Adam) X(Sgd) X(Host)
+  X(Pooling) X(Adam) X(Sgd) X(Host)
 
 // clang-format on
 enum class Opcode : uint16_t {

@@ -1,5 +1,6 @@
 // From groups of Nodes to Launches.
 #include <algorithm>
+#include <bit>
 #include <optional>
 
 #include <c10/util/Exception.h>
@@ -158,6 +159,42 @@ Launch nll_loss_launch(const Node& node) {
   return {launch, "NllLoss"};
 }
 
+// Forward: input → output, indices?; backward: gradient, indices? → gradient of the input. The last
+// two dimensions are pooled. Attributes: dtype, kind, backward, then PoolingWindows and what else
+// Pooling has, as csrc/aten/pooling.cpp writes them.
+Launch pooling_launch(const Node& node) {
+  runtime::PoolingLaunch launch;
+  kernels::Pooling& pooling = launch.pooling;
+  auto attribute = node.attributes.begin();
+  auto next = [&] { return static_cast<int64_t>(*attribute++); };
+  pooling.dtype = static_cast<DType>(next());
+  pooling.kind = static_cast<kernels::PoolingKind>(next());
+  pooling.backward = next() != 0;
+  kernels::PoolingWindows& windows = pooling.windows;
+  for (int64_t* pair : {windows.kernel, windows.stride, windows.padding, windows.dilation}) {
+    pair[0] = next();
+    pair[1] = next();
+  }
+  windows.adaptive = next() != 0;
+  for (double& scale : windows.scale) scale = std::bit_cast<double>(*attribute++);
+  windows.exact = next() != 0;
+  pooling.count_padding = next() != 0;
+  pooling.divisor = next();
+  const View &from = node.inputs[0], &to = node.outputs[0];
+  const View &full = pooling.backward ? to : from, &pooled = pooling.backward ? from : to;
+  const size_t dims = full.sizes.size();
+  pooling.planes = 1;
+  for (size_t i = 0; i + 2 < dims; ++i) pooling.planes *= full.sizes[i];
+  for (size_t i = 0; i < 2; ++i) {
+    pooling.full[i] = full.sizes[dims - 2 + i];
+    pooling.pooled[i] = pooled.sizes[dims - 2 + i];
+  }
+  launch.input = from.reference();
+  launch.output = to.reference();
+  launch.indices = reference_of(pooling.backward ? node.inputs : node.outputs, 1);
+  return {launch, "Pooling"};
+}
+
 // Attributes: -, amsgrad, maximize, decay. Scalars: lr, beta1, beta2, weight_decay, eps. Inputs:
 // learning rate?, grad scale?, found inf?, then a gradient and a step a tensor. Outputs, a tensor:
 // parameter, exp_avg, exp_avg_sq, max_exp_avg_sq?; with a grad scale, then all gradients.
@@ -228,6 +265,8 @@ Launch engine_launch(const Node& node) {
       return embedding_backward_launch(node);
     case Opcode::NllLoss:
       return nll_loss_launch(node);
+    case Opcode::Pooling:
+      return pooling_launch(node);
     case Opcode::Adam:
       return adam_launch(node);
     case Opcode::Sgd:

@@ -100,6 +100,15 @@ void run(const NllLossLaunch& launch, const Arguments& arguments) {
   kernels::nll_loss(loss, arguments.fault);
 }
 
+void run(const PoolingLaunch& launch, const Arguments& arguments) {
+  kernels::Pooling pooling = launch.pooling;
+  pooling.input = arguments.address(launch.input);
+  pooling.output = arguments.address(launch.output);
+  pooling.indices = reinterpret_cast<int64_t*>(arguments.address(launch.indices));
+  pooling.fault = arguments.fault;
+  kernels::pooling(pooling);
+}
+
 const float* float_pointer(Reference reference, const Arguments& arguments) {
   return reinterpret_cast<const float*>(arguments.address(reference));
 }

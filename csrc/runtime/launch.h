@@ -13,6 +13,7 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/pooling/pooling.h"
 #include "kernels/vector/program.h"
 
 namespace accel::runtime {
@@ -94,6 +95,11 @@ struct NllLossLaunch {
   Reference input, targets, weight, out, total_weight;
 };
 
+struct PoolingLaunch {
+  kernels::Pooling pooling;
+  Reference input, output, indices;
+};
+
 struct AdamLaunch {
   kernels::Adam adam;
   ScalarSource learning_rate, beta1, beta2, weight_decay, eps;
@@ -131,8 +137,8 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, EmbeddingLaunch,
-               EmbeddingBackwardLaunch, NllLossLaunch, AdamLaunch, SgdLaunch, CopyLaunch,
-               HostLaunch>
+               EmbeddingBackwardLaunch, NllLossLaunch, PoolingLaunch, AdamLaunch, SgdLaunch,
+               CopyLaunch, HostLaunch>
       kernel;
   std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
 };

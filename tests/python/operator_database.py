@@ -1,5 +1,5 @@
-"""PyTorch's operator databases (the operators, the foreach operators, the references in Python), run
-on the CPU and on accel from the same samples.
+"""PyTorch's operator databases (operators, foreach operators, references in Python), run on the CPU
+and on accel from the same samples.
 
 `Variant(op, dtype)` is one row of the database; check(variant, kind) compares one kind of use of it
 with the CPU and returns the differences, as text ("fusion" compares accel with itself, unfused).

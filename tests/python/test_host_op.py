@@ -33,8 +33,8 @@ RECORDED = {
         x[None, None], x[:4, :4].reshape(1, 2, 4, 2), align_corners=False
     ),
     "interpolate": lambda x: functional.interpolate(x[None, None], scale_factor=2, mode="bicubic"),
-    "avg_pool": lambda x: functional.avg_pool2d(x[None, None], 2),
-    "max_pool": lambda x: functional.max_pool2d(x[None, None], 2, return_indices=True),
+    "avg_pool": lambda x: functional.avg_pool3d(x[None, None, None], (1, 2, 2)),
+    "max_pool": lambda x: functional.max_pool3d(x[None, None, None], (1, 2, 2)),
     "unfold": lambda x: functional.unfold(x[None, None], 2),
     "cdist": lambda x: torch.cdist(x, x + 1),
     "histc": lambda x: x.histc(4),
