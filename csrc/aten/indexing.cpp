@@ -7,11 +7,11 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/native/TensorAdvancedIndexingUtils.h>
-#include <ATen/ops/result_type.h>
 #include <ATen/ops/gather_meta.h>
 #include <ATen/ops/index_add_meta.h>
 #include <ATen/ops/index_copy_meta.h>
 #include <ATen/ops/index_meta.h>
+#include <ATen/ops/result_type.h>
 #include <ATen/ops/scatter_add_meta.h>
 #include <ATen/ops/scatter_meta.h>
 #include <ATen/ops/scatter_reduce_meta.h>
@@ -417,68 +417,57 @@ Tensor& index_fill_tensor(Tensor& self, int64_t dim, const Tensor& index, const 
 
 // --- advanced indexing ---------------------------------------------------------------------------
 
-// PyTorch's own rules for a list of indices, masks and gaps: the result's shape, and an iterator
-// over it, the tensor indexed and the indices, in one space.
-class AdvancedIndexing final : public at::meta::structured_index_Tensor {
+// PyTorch's own rules for a list of indices, masks and gaps: the result, and an iterator over it,
+// the tensor indexed and the indices, in one space.
+class IndexResult final : public at::meta::structured_index_Tensor {
  public:
-  // Reading makes or resizes its values; those written broadcast to the shape that the indices
-  // give.
-  explicit AdvancedIndexing(IndexingMode mode, const Tensor& values = {})
-      : values_(mode == IndexingMode::Read ? values : Tensor()),
-        written_(mode == IndexingMode::Read ? Tensor() : values) {}
+  explicit IndexResult(const Tensor& given = {}) : result_(given) {}
 
-  const Tensor& values() const { return values_; }
-  void record(Opcode opcode, const Tensor& self, const meta_return_ty& places,
-              const IndexingRules& rules) const;
+  const Tensor& tensor() const { return result_; }
+  void record(const Tensor& self, const meta_return_ty& places) const;
 
-  const Tensor& maybe_get_output(int64_t) override { return values_; }
+  const Tensor& maybe_get_output(int64_t) override { return result_; }
   void set_output_raw_strided(int64_t i, IntArrayRef sizes, IntArrayRef strides,
                               at::TensorOptions options) override {
-    if (written_.defined()) {
-      TORCH_CHECK(at::is_expandable_to(written_.sizes(), sizes),
-                  "shape mismatch: value tensor of shape ", written_.sizes(),
-                  " cannot be broadcast to indexing result of shape ", sizes);
-      values_ = written_.expand(sizes);
-    } else if (!values_.defined()) {
+    if (result_.defined()) {
+      resize_output(result_, sizes);
+    } else {
       const c10::DeviceGuard guard(options.device());
       auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
       const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
       const auto dtype = options.dtype().toScalarType();
-      values_ = strides.empty()
+      result_ = strides.empty()
                     ? at::detail::empty_generic(sizes, allocator, keys, dtype, std::nullopt)
                     : at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
-    } else {
-      resize_output(values_, sizes);
     }
     structured_index_Tensor::set_output_raw_strided(i, sizes, strides, options);
   }
 
  private:
-  Tensor values_, written_;
+  Tensor result_;
 };
 
-void AdvancedIndexing::record(Opcode opcode, const Tensor& self, const meta_return_ty& places,
-                              const IndexingRules& rules) const {
+void IndexResult::record(const Tensor& self, const meta_return_ty& places) const {
   if (numel() == 0) return;
   // The iterator counts in bytes, and from the innermost dimension.
   auto strides_of = [&](int operand) {
     Dims result;
-    for (int dim = ndim(); dim-- > 0;) {
-      result.push_back(strides(operand)[dim] / static_cast<int64_t>(tensor(operand).itemsize()));
-    }
+    const auto size = static_cast<int64_t>(TensorIteratorBase::tensor(operand).itemsize());
+    for (int dim = ndim(); dim-- > 0;) result.push_back(strides(operand)[dim] / size);
     return result;
   };
   const Dims sizes(shape().rbegin(), shape().rend());
   const Dims value_strides = strides_of(0), target_strides = strides_of(1);
-  IndexingSpace space{self, tensor(0), sizes, target_strides, value_strides, {}};
-  std::vector<Dims> index_strides;
-  const int count = ninputs() - 1;
-  for (int k = 0; k < count; ++k) index_strides.push_back(strides_of(2 + k));
-  for (int k = 0; k < count; ++k) {
-    space.indices.push_back({tensor(2 + k), index_strides[k], places.sizes[k],
+  const auto count = static_cast<size_t>(ninputs() - 1);
+  IndexingSpace space{self, result_, sizes, target_strides, value_strides, {}};
+  std::vector<Dims> index_strides(count);
+  for (size_t k = 0; k < count; ++k) {
+    const int operand = static_cast<int>(k) + 2;
+    index_strides[k] = strides_of(operand);
+    space.indices.push_back({TensorIteratorBase::tensor(operand), index_strides[k], places.sizes[k],
                              places.strides[k] / static_cast<int64_t>(self.itemsize())});
   }
-  record_indexing(opcode, space, rules);
+  record_indexing(Opcode::Index, space, {IndexingMode::Read, NegativeIndex::Wraps});
 }
 
 bool on_one_device(const Tensor& self, at::IOptTensorListRef indices) {
@@ -502,10 +491,9 @@ Tensor index(const Tensor& self, const c10::List<OptionalTensor>& indices) {
     }
     return to_host<Tensor>("aten::index", "Tensor", self, positions);
   }
-  AdvancedIndexing op(IndexingMode::Read);
-  const auto places = op.meta(self, indices);
-  op.record(Opcode::Index, self, places, {IndexingMode::Read, NegativeIndex::Wraps});
-  return op.values();
+  IndexResult result;
+  result.record(self, result.meta(self, indices));
+  return result.tensor();
 }
 
 Tensor& index_out(const Tensor& self, const c10::List<OptionalTensor>& indices, Tensor& out) {
@@ -514,10 +502,61 @@ Tensor& index_out(const Tensor& self, const c10::List<OptionalTensor>& indices, 
     to_host<void>("aten::index", "Tensor_out", self, indices, out);
     return out;
   }
-  AdvancedIndexing op(IndexingMode::Read, out);
-  const auto places = op.meta(self, indices);
-  op.record(Opcode::Index, self, places, {IndexingMode::Read, NegativeIndex::Wraps});
+  IndexResult result(out);
+  result.record(self, result.meta(self, indices));
   return out;
+}
+
+// As at::native::make_info() and make_index_put_iterator() do, which are not LibTorch's to call.
+void record_put(const Tensor& self, const c10::List<OptionalTensor>& indices, const Tensor& values,
+                IndexingMode mode) {
+  at::native::checkIndexTensorTypes(indices, /*allow_int=*/true);
+  std::vector<Tensor> positions = at::native::expandTensors(self, indices, true);
+  try {
+    positions = at::expand_outplace(positions);
+  } catch (const std::exception&) {
+    TORCH_CHECK_INDEX(false,
+                      "shape mismatch: indexing tensors could not be broadcast together with "
+                      "shapes ",
+                      at::native::shapes_as_str(positions));
+  }
+  positions.resize(static_cast<size_t>(self.dim()));
+  Tensor target = self;
+  if (!at::native::hasContiguousSubspace(positions)) {
+    std::tie(target, positions) = at::native::transposeToFront(self, positions);
+  }
+  // The dimensions indexed are one run; in their stead the space has those of the indices.
+  const auto is_index = [](const Tensor& tensor) { return tensor.defined(); };
+  const auto first = std::find_if(positions.begin(), positions.end(), is_index);
+  if (first == positions.end()) return static_cast<void>(target.copy_(values));
+  const auto before = static_cast<size_t>(first - positions.begin());
+  const auto count =
+      static_cast<size_t>(std::count_if(positions.begin(), positions.end(), is_index));
+  const IntArrayRef index_sizes = first->sizes();
+  auto replaced = [&](IntArrayRef dims, IntArrayRef in_place) {
+    Dims result(dims.begin(), dims.begin() + before);
+    result.append(in_place.begin(), in_place.end());
+    result.append(dims.begin() + before + count, dims.end());
+    return result;
+  };
+  const Dims nothing(index_sizes.size(), 0), no_target(static_cast<size_t>(target.dim()), 0);
+  const Dims sizes = replaced(target.sizes(), index_sizes);
+  TORCH_CHECK(at::is_expandable_to(values.sizes(), sizes), "shape mismatch: value tensor of shape ",
+              values.sizes(), " cannot be broadcast to indexing result of shape ",
+              IntArrayRef(sizes));
+  for (size_t k = 0; k < count; ++k) check_places(target, static_cast<int64_t>(before + k), *first);
+  const Tensor source = values.expand(sizes);
+  if (source.numel() == 0) return;
+  const Dims target_strides = replaced(target.strides(), nothing);
+  std::vector<Dims> index_strides(count);
+  IndexingSpace space{self, source, sizes, target_strides, source.strides(), {}};
+  for (size_t k = 0; k < count; ++k) {
+    const Tensor& position = positions[before + k];
+    index_strides[k] = replaced(no_target, position.strides());
+    const auto dim = static_cast<int64_t>(before + k);
+    space.indices.push_back({position, index_strides[k], target.size(dim), target.stride(dim)});
+  }
+  record_indexing(Opcode::IndexPut, space, {mode, NegativeIndex::Wraps});
 }
 
 Tensor& index_put_impl(Tensor& self, const c10::List<OptionalTensor>& indices, const Tensor& values,
@@ -548,9 +587,7 @@ Tensor& index_put_impl(Tensor& self, const c10::List<OptionalTensor>& indices, c
               "Index put requires the source and destination dtypes match, got ",
               self.scalar_type(), " for the destination and ", values.scalar_type(),
               " for the source.");
-  AdvancedIndexing op(mode, there);
-  const auto places = op.meta(self, indices);
-  op.record(Opcode::IndexPut, self, places, {mode, NegativeIndex::Wraps});
+  record_put(self, indices, there, mode);
   return self;
 }
 
