@@ -17,6 +17,8 @@
 
 namespace accel::kernels {
 
+ACCEL_DISPATCH(void, set_places, (int64_t * places, int64_t count, int64_t first, int64_t step),
+               (places, count, first, step))
 ACCEL_DISPATCH(int64_t, add_places,
                (const IndexRun& run, int64_t* places, bool* has_bad, int64_t* bad),
                (run, places, has_bad, bad))
@@ -125,7 +127,7 @@ void for_each_run(const Indexing& args, Box box, const Addresses& data, Fault* f
   for_each_point(args, box, outer, [&] {
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       run.count = std::min(kBlock, count - begin);
-      for (int64_t i = 0; i < run.count; ++i) places[i] = box.target + (begin + i) * target_stride;
+      set_places(places, run.count, box.target + begin * target_stride, target_stride);
       bool has_bad = false;
       int64_t bad = 0, nowhere = 0;
       for (size_t k = 0; k < args.indices.size(); ++k) {

@@ -10,6 +10,9 @@ namespace accel::kernels {
 // The place of an index that is out of range or skipped.
 inline constexpr int64_t kNowhere = -1;
 
+// places[i] = first + i * step.
+void set_places(int64_t* places, int64_t count, int64_t first, int64_t step);
+
 // `count` indices on their way to places: offsets into the target, in elements.
 struct IndexRun {
   int64_t count = 0;

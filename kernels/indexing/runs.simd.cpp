@@ -10,37 +10,56 @@ namespace {
 
 // --- places --------------------------------------------------------------------------------------
 
+ACCEL_INLINE VectorI64 load_indices(const int64_t* from) { return load<VectorI64>(from); }
+ACCEL_INLINE VectorI64 load_indices(const int32_t* from) {
+  using Half = int32_t __attribute__((vector_size(kVectorBytes / 2)));
+  return __builtin_convertvector(load<Half>(from), VectorI64);
+}
+
+// Adds the indices' parts without a branch, in the hope that all is well; returns whether it is.
 template <class Integer>
-int64_t add_places(const IndexRun& run, int64_t* places, bool* has_bad, int64_t* bad) {
+bool add_valid_places(const IndexRun& run, int64_t* places) {
   const Integer* indices = static_cast<const Integer*>(run.indices);
   const int64_t wrap = run.negative == NegativeIndex::Wraps ? run.bound : 0;
+  const int64_t skipped = run.skipped, stride = run.stride, count = run.count;
   const auto bound = static_cast<uint64_t>(run.bound);
-  auto index_at = [&](int64_t i) { return static_cast<int64_t>(indices[i * run.stride]); };
-  auto wrapped = [&](int64_t index) { return index < 0 ? index + wrap : index; };
   // May overflow for an index out of range, whose place is not used.
   const auto target_stride = static_cast<uint64_t>(run.target_stride);
-  auto moved = [&](int64_t from, int64_t by) {
-    return static_cast<int64_t>(static_cast<uint64_t>(from) +
-                                static_cast<uint64_t>(by) * target_stride);
-  };
-  // Without a branch, in the hope that all is well; what is not is looked at again.
-  uint64_t nowhere = 0;
-  auto add_all = [&](int64_t stride) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      const auto index = static_cast<int64_t>(indices[i * stride]);
-      const int64_t place = wrapped(index);
-      nowhere |= static_cast<uint64_t>(static_cast<uint64_t>(place) >= bound) |
-                 static_cast<uint64_t>(index == run.skipped) | static_cast<uint64_t>(places[i] < 0);
-      places[i] = moved(places[i], place);
+  int64_t i = 0;
+  VectorI64 nowhere = {};
+  if (stride == 1) {
+    const VectorU64 strides = VectorU64{} + target_stride, bounds = VectorU64{} + bound;
+    for (; i + kLanes64 <= count; i += kLanes64) {
+      const VectorI64 index = load_indices(indices + i), before = load<VectorI64>(places + i);
+      const VectorU64 place = (VectorU64)(index + ((index < 0) & wrap));
+      nowhere |= (place >= bounds) | (index == skipped) | (before < 0);
+      // 64-bit products are slow, and elements of a contiguous row need none.
+      store(places + i, (VectorU64)before + (target_stride == 1 ? place : place * strides));
     }
-  };
-  run.stride == 1 ? add_all(1) : add_all(run.stride);
-  if (!nowhere) return 0;
+  }
+  bool any = false;
+  for (int lane = 0; lane < kLanes64; ++lane) any |= nowhere[lane] != 0;
+  for (; i < count; ++i) {
+    const auto index = static_cast<int64_t>(indices[i * stride]);
+    const auto place = static_cast<uint64_t>(index < 0 ? index + wrap : index);
+    any |= place >= bound || index == skipped || places[i] < 0;
+    places[i] = static_cast<int64_t>(static_cast<uint64_t>(places[i]) + place * target_stride);
+  }
+  return !any;
+}
+
+template <class Integer>
+int64_t add_places(const IndexRun& run, int64_t* places, bool* has_bad, int64_t* bad) {
+  if (add_valid_places<Integer>(run, places)) return 0;
+  const Integer* indices = static_cast<const Integer*>(run.indices);
+  const int64_t wrap = run.negative == NegativeIndex::Wraps ? run.bound : 0;
   int64_t count = 0;
   for (int64_t i = 0; i < run.count; ++i) {
-    const int64_t index = index_at(i), place = wrapped(index);
-    const bool in_range = static_cast<uint64_t>(place) < bound, skipped = index == run.skipped;
-    const int64_t before = moved(places[i], -place);
+    const auto index = static_cast<int64_t>(indices[i * run.stride]);
+    const auto place = static_cast<uint64_t>(index < 0 ? index + wrap : index);
+    const bool in_range = place < static_cast<uint64_t>(run.bound), skipped = index == run.skipped;
+    const auto before = static_cast<int64_t>(static_cast<uint64_t>(places[i]) -
+                                             place * static_cast<uint64_t>(run.target_stride));
     if (in_range && !skipped && before >= 0) continue;
     places[i] = kNowhere;
     ++count;
@@ -425,6 +444,10 @@ void with_mode(IndexingMode mode, Body&& body) {
 
 }  // namespace
 }  // namespace runs
+
+void set_places(int64_t* places, int64_t count, int64_t first, int64_t step) {
+  for (int64_t i = 0; i < count; ++i) places[i] = first + i * step;
+}
 
 int64_t add_places(const IndexRun& run, int64_t* places, bool* has_bad, int64_t* bad) {
   return run.dtype == DType::Int32 ? runs::add_places<int32_t>(run, places, has_bad, bad)
