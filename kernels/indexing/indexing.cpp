@@ -29,6 +29,9 @@ ACCEL_DISPATCH(void, reduce_run, (const Run& run, DType dtype, IndexingMode mode
 ACCEL_DISPATCH(void, reduce_groups,
                (const GroupedRows& rows, DType dtype, IndexingMode mode, IncludeSelf include),
                (rows, dtype, mode, include))
+ACCEL_DISPATCH(void, reduce_dense,
+               (const DenseList& list, DType dtype, IndexingMode mode, IncludeSelf include),
+               (list, dtype, mode, include))
 ACCEL_DISPATCH(void, write_groups, (const GroupedRows& rows, int64_t element_size),
                (rows, element_size))
 
@@ -202,7 +205,8 @@ void walk(const Indexing& args, const Grid& grid, const Addresses& data, Fault* 
   });
 }
 
-// --- sorted by place -----------------------------------------------------------------------------
+// --- together by place
+// -----------------------------------------------------------------------------
 
 // Sorts by the bits from `low_bit` on. Least significant digits first: stable, and its time depends
 // on how many bits there are, not on their values.
@@ -277,7 +281,10 @@ class Grouped {
     }
     unit_ = std::max<int64_t>(1, unit_);
     position_bits_ = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, count_ - 1)));
-    place_bits_ = std::bit_width(static_cast<uint64_t>(reach / unit_));
+    size_ = reach / unit_ + 1;
+    place_bits_ = std::bit_width(static_cast<uint64_t>(size_ - 1));
+    // A pass over all places costs about as much as a fourth of sorting as many.
+    is_dense_ = rows_.sizes.empty() && args.mode != IndexingMode::Write && size_ <= 4 * count_;
   }
 
   // The list of places that begins at `data`.
@@ -290,18 +297,24 @@ class Grouped {
     auto* offsets = reinterpret_cast<int64_t*>(memory + 2 * count_);
     int64_t position = 0, count = 0;
     bool sorted = true;
-    const Addresses places{nullptr, data.other, data.indices};
-    for_each_run(lists_, Box(lists_), places, fault, [&](const Run& run) {
+    auto* places = reinterpret_cast<int64_t*>(memory);
+    const Addresses from_zero{nullptr, data.other, data.indices};
+    for_each_run(lists_, Box(lists_), from_zero, fault, [&](const Run& run) {
       const int64_t first = (run.other - data.other) / size_of(lists_.dtype);
       for (int64_t i = 0; i < run.count; ++i, ++position) {
         if (looks_up) offsets[position] = first + i * run.other_stride;
-        if (run.places[i] < 0) continue;
+        if (is_dense_) places[position] = run.places[i] < 0 ? kNowhere : run.places[i] / unit_;
+        if (is_dense_ || run.places[i] < 0) continue;
         entries[count] = static_cast<uint64_t>(run.places[i] / unit_) << position_bits_ |
                          static_cast<uint64_t>(position);
         sorted &= count == 0 || entries[count - 1] < entries[count];
         ++count;
       }
     });
+    const int64_t other_stride = lists_.sizes.empty() ? 0 : lists_.other_strides[0];
+    if (is_dense_) {
+      return reduce_all(data, places, looks_up ? offsets : nullptr, other_stride);
+    }
     if (!sorted) {
       entries = radix_sort(entries, memory + count_, count, position_bits_, place_bits_);
     }
@@ -310,11 +323,30 @@ class Grouped {
     rows.position_bits = position_bits_;
     rows.unit = unit_;
     rows.other_offsets = looks_up ? offsets : nullptr;
-    rows.other_stride = lists_.sizes.empty() ? 0 : lists_.other_strides[0];
+    rows.other_stride = other_stride;
     reduce(rows, count, data);
   }
 
  private:
+  void reduce_all(const Addresses& data, const int64_t* places, const int64_t* offsets,
+                  int64_t other_stride) const {
+    constexpr size_t kMostBytes = 16;
+    auto* results = static_cast<char*>(
+        scratch(ScratchSlot::C, static_cast<size_t>(size_) * (kMostBytes + sizeof(int32_t))));
+    DenseList list;
+    list.count = count_;
+    list.size = size_;
+    list.unit = unit_;
+    list.places = places;
+    list.target = data.target;
+    list.other = data.other;
+    list.other_offsets = offsets;
+    list.other_stride = other_stride;
+    list.results = results;
+    list.counts = reinterpret_cast<int32_t*>(results + static_cast<size_t>(size_) * kMostBytes);
+    reduce_dense(list, lists_.dtype, lists_.mode, lists_.include_self);
+  }
+
   // Every chunk takes the groups that begin in its part of the entries, and a band of the rows.
   void reduce(GroupedRows rows, int64_t count, const Addresses& data) const {
     const int64_t element = size_of(rows_.dtype);
@@ -351,8 +383,9 @@ class Grouped {
   }
 
   Indexing lists_, rows_;
-  int64_t count_ = 0, unit_ = 0;
+  int64_t count_ = 0, size_ = 0, unit_ = 0;
   int position_bits_ = 0, place_bits_ = 0;
+  bool is_dense_ = false;
 };
 
 void walk_grouped(const Indexing& args, const Roles& roles, const Addresses& data, Fault* fault) {

@@ -57,6 +57,20 @@ struct GroupedRows {
 };
 // Reduces every group in order of position, rounding once.
 void reduce_groups(const GroupedRows& rows, DType dtype, IndexingMode mode, IncludeSelf include);
+// One list of values for `size` places that lie `unit` apart, all of which have room to meet in:
+// faster than sorting where there are not many more places than values. Reduces in order of
+// position, rounding once, as reduce_groups() does.
+struct DenseList {
+  int64_t count = 0, size = 0, unit = 1;
+  const int64_t* places = nullptr;  // in units, or kNowhere
+  char* target = nullptr;
+  const char* other = nullptr;
+  const int64_t* other_offsets = nullptr;
+  int64_t other_stride = 0;
+  void* results = nullptr;    // room for `size` complex doubles
+  int32_t* counts = nullptr;  // and for as many counts
+};
+void reduce_dense(const DenseList& list, DType dtype, IndexingMode mode, IncludeSelf include);
 // Writes the last of every group.
 void write_groups(const GroupedRows& rows, int64_t element_size);
 

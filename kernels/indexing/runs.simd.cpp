@@ -367,6 +367,33 @@ void reduce_groups(const GroupedRows& rows, bool include_self) {
   });
 }
 
+template <class Element, IndexingMode kMode>
+void reduce_dense(const DenseList& list, bool include_self) {
+  using Real = decltype(widen(Element{}));
+  constexpr Operation<kMode> kOperation{};
+  Element* target = reinterpret_cast<Element*>(list.target);
+  const Element* other = reinterpret_cast<const Element*>(list.other);
+  Real* results = static_cast<Real*>(list.results);
+  int32_t* counts = list.counts;
+  const int32_t own = include_self ? 1 : 0;
+  for (int64_t i = 0; i < list.size; ++i) counts[i] = own;
+  if (include_self) {
+    for (int64_t i = 0; i < list.size; ++i) results[i] = widen(target[i * list.unit]);
+  }
+  for (int64_t i = 0; i < list.count; ++i) {
+    const int64_t place = list.places[i];
+    if (place < 0) continue;
+    const int64_t at = list.other_offsets ? list.other_offsets[i] : i * list.other_stride;
+    const Real value = widen(other[at]);
+    results[place] = counts[place]++ == 0 ? value : kOperation(results[place], value);
+  }
+  for (int64_t i = 0; i < list.size; ++i) {
+    if (counts[i] == own) continue;
+    if constexpr (kMode == IndexingMode::Mean) results[i] = quotient(results[i], counts[i]);
+    narrow(target + i * list.unit, results[i]);
+  }
+}
+
 template <class Element>
 void write_groups(const GroupedRows& rows) {
   Element* target = reinterpret_cast<Element*>(rows.target);
@@ -482,6 +509,15 @@ void reduce_groups(const GroupedRows& rows, DType dtype, IndexingMode mode, Incl
     runs::with_element(dtype, [&](auto element) {
       runs::reduce_groups<decltype(element), decltype(chosen)::value>(rows,
                                                                       include == IncludeSelf::Yes);
+    });
+  });
+}
+
+void reduce_dense(const DenseList& list, DType dtype, IndexingMode mode, IncludeSelf include) {
+  runs::with_mode(mode, [&](auto chosen) {
+    runs::with_element(dtype, [&](auto element) {
+      runs::reduce_dense<decltype(element), decltype(chosen)::value>(list,
+                                                                     include == IncludeSelf::Yes);
     });
   });
 }
