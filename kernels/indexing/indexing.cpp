@@ -303,9 +303,9 @@ class Grouped {
       const int64_t first = (run.other - data.other) / size_of(lists_.dtype);
       for (int64_t i = 0; i < run.count; ++i, ++position) {
         if (looks_up) offsets[position] = first + i * run.other_stride;
-        if (is_dense_) places[position] = run.places[i] < 0 ? kNowhere : run.places[i] / unit_;
+        if (is_dense_) places[position] = run.places[i] < 0 ? kNowhere : unit_of(run.places[i]);
         if (is_dense_ || run.places[i] < 0) continue;
-        entries[count] = static_cast<uint64_t>(run.places[i] / unit_) << position_bits_ |
+        entries[count] = static_cast<uint64_t>(unit_of(run.places[i])) << position_bits_ |
                          static_cast<uint64_t>(position);
         sorted &= count == 0 || entries[count - 1] < entries[count];
         ++count;
@@ -328,6 +328,9 @@ class Grouped {
   }
 
  private:
+  // Divisions are slow.
+  int64_t unit_of(int64_t place) const { return unit_ == 1 ? place : place / unit_; }
+
   void reduce_all(const Addresses& data, const int64_t* places, const int64_t* offsets,
                   int64_t other_stride) const {
     constexpr size_t kMostBytes = 16;
