@@ -367,6 +367,30 @@ void reduce_groups(const GroupedRows& rows, bool include_self) {
   });
 }
 
+// What leaves every value as it is: -0 for sums, since 0 + -0 is 0.
+template <class Real, IndexingMode kMode>
+ACCEL_INLINE Real identity() {
+  constexpr bool kAdds = Operation<kMode>::kAdds, kIsMaximum = kMode == IndexingMode::Maximum;
+  if constexpr (__is_same(Real, Bool)) {
+    return {!kAdds && !kIsMaximum};
+  } else if constexpr (__is_same(Real, Complex<float>) || __is_same(Real, Complex<double>)) {
+    return {-0.0f, -0.0f};
+  } else if constexpr (kAdds) {
+    return static_cast<Real>(-0.0);
+  } else if constexpr (kMode == IndexingMode::Product) {
+    return 1;
+  } else if constexpr (static_cast<Real>(0.5) != 0) {
+    return kIsMaximum ? -__builtin_huge_val() : __builtin_huge_val();
+  } else {
+    constexpr bool kIsSigned = static_cast<Real>(-1) < 0;
+    constexpr uint64_t kOnes = ~uint64_t{0} >> (64 - 8 * sizeof(Real));
+    constexpr auto kLargest = static_cast<Real>(kIsSigned ? kOnes >> 1 : kOnes);
+    constexpr auto kSmallest = static_cast<Real>(kIsSigned ? (kOnes >> 1) + 1 : 0);
+    return kIsMaximum ? kSmallest : kLargest;
+  }
+}
+
+// Without a branch on what is there: which places are met is as good as random.
 template <class Element, IndexingMode kMode>
 void reduce_dense(const DenseList& list, bool include_self) {
   using Real = decltype(widen(Element{}));
@@ -376,21 +400,33 @@ void reduce_dense(const DenseList& list, bool include_self) {
   Real* results = static_cast<Real*>(list.results);
   int32_t* counts = list.counts;
   const int32_t own = include_self ? 1 : 0;
-  for (int64_t i = 0; i < list.size; ++i) counts[i] = own;
-  if (include_self) {
-    for (int64_t i = 0; i < list.size; ++i) results[i] = widen(target[i * list.unit]);
+  for (int64_t i = 0; i < list.size; ++i) {
+    counts[i] = own;
+    results[i] = include_self ? widen(target[i * list.unit]) : identity<Real, kMode>();
   }
-  for (int64_t i = 0; i < list.count; ++i) {
-    const int64_t place = list.places[i];
-    if (place < 0) continue;
-    const int64_t at = list.other_offsets ? list.other_offsets[i] : i * list.other_stride;
-    const Real value = widen(other[at]);
-    results[place] = counts[place]++ == 0 ? value : kOperation(results[place], value);
+  auto reduce_all = [&](const auto& offset_of) {
+    for (int64_t i = 0; i < list.count; ++i) {
+      const int64_t place = list.places[i];
+      if (place < 0) continue;
+      ++counts[place];
+      results[place] = kOperation(results[place], widen(other[offset_of(i)]));
+    }
+  };
+  if (list.other_offsets) {
+    reduce_all([&](int64_t i) { return list.other_offsets[i]; });
+  } else {
+    reduce_all([&](int64_t i) { return i * list.other_stride; });
   }
   for (int64_t i = 0; i < list.size; ++i) {
-    if (counts[i] == own) continue;
-    if constexpr (kMode == IndexingMode::Mean) results[i] = quotient(results[i], counts[i]);
-    narrow(target + i * list.unit, results[i]);
+    const int32_t count = counts[i];
+    Element* to = target + i * list.unit;
+    Real result = results[i];
+    if constexpr (kMode == IndexingMode::Mean) result = quotient(result, count + (count == 0));
+    Element value = *to;
+    Element reduced;
+    narrow(&reduced, result);
+    value = count == own ? value : reduced;
+    *to = value;
   }
 }
 
