@@ -8,6 +8,7 @@
 #include <bit>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "kernels/common/isa.h"
@@ -42,7 +43,7 @@ using Dims = std::vector<int64_t>;
 // Memory that a chunk of work writes: about 10 µs.
 constexpr int64_t kChunkBytes = 128 * 1024;
 // Places resolved at a time: they stay in the first level cache.
-constexpr int64_t kBlock = 256;
+constexpr int64_t kBlock = 1024;
 
 int64_t product(const Dims& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
@@ -126,32 +127,37 @@ void for_each_run(const Indexing& args, Box box, const Addresses& data, Fault* f
   run.other_stride = inner > 0 ? args.other_strides[outer] : 0;
   int64_t places[kBlock];
   run.places = places;
-  run.target = data.target;
+  auto resolve = [&](int64_t begin) {
+    set_places(places, run.count, begin * target_stride, target_stride);
+    bool has_bad = false;
+    int64_t bad = 0;
+    for (size_t k = 0; k < args.indices.size(); ++k) {
+      const Indexing::Index& index = args.indices[k];
+      IndexRun indices;
+      indices.count = run.count;
+      indices.stride = inner > 0 ? index.strides[outer] : 0;
+      indices.indices = static_cast<const char*>(data.indices[k]) +
+                        (box.indices[k] + begin * indices.stride) * size_of(index.dtype);
+      indices.dtype = index.dtype;
+      indices.bound = index.bound;
+      indices.target_stride = index.target_stride;
+      indices.negative = args.negative;
+      indices.skipped = args.skipped;
+      const int64_t nowhere = add_places(indices, places, &has_bad, &bad);
+      if (has_bad) fault->report(bad, index.bound);
+      run.has_nowhere = nowhere > 0;
+    }
+  };
+  std::optional<Dims> resolved;  // the offsets of the indices whose places are at hand
   for_each_point(args, box, outer, [&] {
+    run.target = data.target + box.target * element;
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       run.count = std::min(kBlock, count - begin);
-      set_places(places, run.count, box.target + begin * target_stride, target_stride);
-      bool has_bad = false;
-      int64_t bad = 0, nowhere = 0;
-      for (size_t k = 0; k < args.indices.size(); ++k) {
-        const Indexing::Index& index = args.indices[k];
-        IndexRun indices;
-        indices.count = run.count;
-        indices.stride = inner > 0 ? index.strides[outer] : 0;
-        indices.indices = static_cast<const char*>(data.indices[k]) +
-                          (box.indices[k] + begin * indices.stride) * size_of(index.dtype);
-        indices.dtype = index.dtype;
-        indices.bound = index.bound;
-        indices.target_stride = index.target_stride;
-        indices.negative = args.negative;
-        indices.skipped = args.skipped;
-        nowhere = add_places(indices, places, &has_bad, &bad);
-        if (has_bad) fault->report(bad, index.bound);
-      }
-      run.has_nowhere = nowhere > 0;
+      if (count > kBlock || resolved != box.indices) resolve(begin);
       run.other = data.other + (box.other + begin * run.other_stride) * element;
       body(run);
     }
+    resolved = box.indices;
   });
 }
 
