@@ -159,7 +159,7 @@ void reference(const Case& c, std::vector<char>& target, std::vector<char>& othe
       valid &= i != args.skipped;
       if (i < 0 && args.negative == NegativeIndex::Wraps) i += index.bound;
       valid &= i >= 0 && i < index.bound;
-      place += i * index.target_stride;
+      if (valid) place += i * index.target_stride;
     }
     if (!valid) continue;
     char* there = &target[static_cast<size_t>(place * size)];
