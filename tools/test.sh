@@ -14,6 +14,9 @@ best=${isas[-1]}
 section "no instruction set leaks out of its namespace"
 $python tools/check_isa.py $binaries
 
+section "docs/op_coverage.md says what runs"
+$python tools/op_coverage.py --check
+
 for isa in "${isas[@]}"; do
   for tests in kernel_tests csrc_tests; do
     [ -x "$binaries/$tests" ] || continue

@@ -1,5 +1,6 @@
 """The module that users see as `torch.accel`: the names of torch.cuda, gathered from the files of
-this package. Nothing is defined here."""
+this package, and `_initialized`, by which torch.utils.checkpoint asks whether there are random
+numbers to repeat."""
 
 from torch import OutOfMemoryError
 
@@ -121,3 +122,9 @@ __all__ = [
     "streams",
     "synchronize",
 ]
+
+
+def __getattr__(name: str) -> bool:
+    if name == "_initialized":
+        return is_initialized()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -38,7 +38,8 @@ def counters() -> dict[str, int]:
 
 def report() -> Report:
     """The totals of counters() and what lies behind them: waits by reason, host ops and fallbacks
-    by op. `print(torch.accel.report())` gives a table."""
+    by op, and "read": what made the host read device memory, whether or not it had to wait then.
+    `print(torch.accel.report())` gives a table."""
     return Report(_C.report())
 
 

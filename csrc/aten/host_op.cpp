@@ -270,6 +270,9 @@ FirstRuns& first_runs() {
   return *runs;
 }
 
+// Why the host reads device memory then.
+std::string first_run_of(const HostSchema& schema) { return "first run of " + schema.name; }
+
 bool writes_nothing(const HostSchema& schema, const HostArguments& arguments,
                     const Inference& inference) {
   auto has_elements = [](const OutputSpec& spec) {
@@ -335,7 +338,7 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
     HostOpCall::record(
         std::make_unique<HostOpCall>(schema, std::move(arguments), std::move(outputs), seed));
     if (written.defined() && first_runs().includes(dtypes)) {
-      graph::wait_for(*block_of(written), ("first run of " + schema.name).c_str());
+      graph::wait_for(*block_of(written), first_run_of(schema).c_str());
       first_runs().succeeded(dtypes);
     }
   }
@@ -381,9 +384,8 @@ void count_fallback(const std::string& name) {
 Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArguments& arguments,
                  const std::vector<Tensor>& tensors) {
   if (!result.defined()) return result;
-  TORCH_CHECK_NOT_IMPLEMENTED(!result.is_quantized(), schema.name,
-                              " gives a quantized tensor, which is not supported on accel");
-  if (result.layout() != at::kStrided) return moved_to(result, arguments.device());
+  if (result.layout() != at::kStrided || result.is_quantized() || result.is_nested())
+    return moved_to(result, arguments.device());
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (arguments.original(i).device().is_privateuseone() && result.has_storage() &&
         result.storage().is_alias_of(tensors[i].storage())) {
@@ -424,6 +426,8 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   for (const HostTensor& tensor : arguments.tensors()) {
     if (tensor.written) written[tensor.storage] = true;
   }
+  const std::string reason =
+      failure == Failure::NothingToWrite ? first_run_of(schema) : schema.name;
   std::vector<char*> bases;
   std::vector<c10::DataPtr> copies;
   for (size_t i = 0; i < arguments.storages().size(); ++i) {
@@ -431,7 +435,7 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
     char*& base = bases.emplace_back(nullptr);
     if (!storage.is_device()) continue;
     const Tensor& tensor = arguments.original(storage.tensor);
-    graph::wait_for(*block_of(tensor), schema.name.c_str());
+    graph::wait_for(*block_of(tensor), reason.c_str());
     base = static_cast<char*>(runtime::host_pointer(tensor.storage().data()));
     if (!written[i]) continue;
     copies.push_back(c10::GetAllocator(c10::kCPU)->allocate(storage.bytes));

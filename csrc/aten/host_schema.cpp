@@ -19,19 +19,6 @@ using c10::OperatorHandle;
 
 constexpr std::string_view kNamespace = "aten::";
 
-// Arguments that a kernel writes though the schema shows no alias: running statistics.
-struct HiddenWrite {
-  std::string_view op, argument;
-};
-constexpr HiddenWrite kHiddenWrites[] = {
-    {"aten::native_batch_norm", "running_mean"},
-    {"aten::native_batch_norm", "running_var"},
-    {"aten::batch_norm_update_stats", "running_mean"},
-    {"aten::batch_norm_update_stats", "running_var"},
-    {"aten::_batch_norm_impl_index", "running_mean"},
-    {"aten::_batch_norm_impl_index", "running_var"},
-};
-
 // Kernels that add atomically from several threads: ten runs gave ten results.
 constexpr std::string_view kAtomicOps[] = {"aten::_index_put_impl_", "aten::index_put_",
                                            "aten::put_", "aten::_histogramdd_from_bin_cts",
@@ -127,10 +114,7 @@ HostSchema::HostSchema(const OperatorHandle& handle)
   const std::string& base = schema.name();
   bool writes = false;
   for (const Argument& argument : schema.arguments()) {
-    bool write = argument.alias_info() && argument.alias_info()->isWrite();
-    for (const HiddenWrite& hidden : kHiddenWrites) {
-      write |= hidden.op == base && hidden.argument == argument.name();
-    }
+    const bool write = argument.alias_info() && argument.alias_info()->isWrite();
     written.push_back(write);
     out.push_back(argument.is_out());
     writes |= write;

@@ -157,6 +157,45 @@ Tensor& nll_loss_backward_out(const Tensor& grad, const Tensor& self, const Tens
   return grad_input;
 }
 
+// Over pixels: the same with a row a pixel. What does not fit the host refuses.
+bool fits_pixels(const Tensor& self, const Tensor& target) {
+  return recordable(self) && self.numel() > 0 && self.dim() == 4 && target.dim() == 3 &&
+         target.size(0) == self.size(0) && target.size(1) == self.size(2) &&
+         target.size(2) == self.size(3);
+}
+
+Tensor pixels_of(const Tensor& self) {
+  return self.permute({0, 2, 3, 1}).reshape({-1, self.size(1)});
+}
+
+std::tuple<Tensor, Tensor> nll_loss2d(const Tensor& self, const Tensor& target,
+                                      const OptionalTensor& weight, int64_t reduction,
+                                      int64_t ignore_index) {
+  if (!fits_pixels(self, target)) {
+    return to_host<std::tuple<Tensor, Tensor>>("aten::nll_loss2d_forward", "", self, target, weight,
+                                               reduction, ignore_index);
+  }
+  auto [loss, total] =
+      nll_loss(pixels_of(self), target.reshape({-1}), weight, reduction, ignore_index);
+  if (reduction == at::Reduction::None) loss = loss.view(target.sizes());
+  return {loss, total};
+}
+
+Tensor nll_loss2d_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
+                           const OptionalTensor& weight, int64_t reduction, int64_t ignore_index,
+                           const Tensor& total_weight) {
+  if (!fits_pixels(self, target)) {
+    return to_host<Tensor>("aten::nll_loss2d_backward", "", grad, self, target, weight, reduction,
+                           ignore_index, total_weight);
+  }
+  const Tensor rows =
+      nll_loss_backward(grad.dim() ? grad.reshape({-1}) : grad, pixels_of(self),
+                        target.reshape({-1}), weight, reduction, ignore_index, total_weight);
+  return rows.view({self.size(0), self.size(2), self.size(3), self.size(1)})
+      .permute({0, 3, 1, 2})
+      .contiguous();
+}
+
 // --- mean squared error --------------------------------------------------------------------------
 
 void check_mse(const Tensor& self, const Tensor& target, ScalarType dtype) {
@@ -334,6 +373,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("nll_loss_forward.output", TORCH_FN(nll_loss_out));
   m.impl("nll_loss_backward", TORCH_FN(nll_loss_backward));
   m.impl("nll_loss_backward.grad_input", TORCH_FN(nll_loss_backward_out));
+
+  m.impl("nll_loss2d_forward", TORCH_FN(nll_loss2d));
+  m.impl("nll_loss2d_backward", TORCH_FN(nll_loss2d_backward));
 
   m.impl("mse_loss", TORCH_FN(mse_loss));
   m.impl("mse_loss.out", TORCH_FN(mse_loss_out));

@@ -2,6 +2,8 @@
 // product is a pointwise Node behind it, on the unrounded product, which fusion makes an epilogue.
 #include <ATen/Context.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/dot.h>
 #include <ATen/ops/result_type.h>
 
 #include "csrc/aten/recording.h"
@@ -292,6 +294,24 @@ Tensor dot(const Tensor& a, const Tensor& b) {
   return out;
 }
 
+Tensor vdot(const Tensor& a, const Tensor& b) {
+  if (a.is_complex() || b.is_complex()) return to_host<Tensor>("aten::vdot", "", a, b);
+  return at::dot(a, b);
+}
+
+// The sum over a batch of products is one product with the batch in the inner dimension.
+Tensor addbmm(const Tensor& bias, const Tensor& a, const Tensor& b, const at::Scalar& beta,
+              const at::Scalar& alpha) {
+  const bool fits =
+      a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0) && a.size(2) == b.size(1);
+  if (!fits || !native({&bias, &a, &b}) || a.size(0) == 0) {
+    return to_host<Tensor>("aten::addbmm", "", bias, a, b, beta, alpha);
+  }
+  const int64_t inner = a.size(0) * a.size(2);
+  return at::addmm(bias, a.transpose(0, 1).reshape({a.size(1), inner}),
+                   b.reshape({inner, b.size(2)}), beta, alpha);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -307,6 +327,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("baddbmm.out", TORCH_FN(baddbmm_out));
   m.impl("addmv.out", TORCH_FN(addmv_out));
   m.impl("dot", TORCH_FN(dot));
+  m.impl("vdot", TORCH_FN(vdot));
+  m.impl("addbmm", TORCH_FN(addbmm));
 }
 
 }  // namespace accel::aten

@@ -1,18 +1,18 @@
-// Pointwise ops: one table row an op. TensorIterator infers shapes, promotion and overlaps on accel
-// tensors as they are; what it computes on other devices is one recorded Node here.
+// The pointwise ops that programs call most, each variant unboxed: arithmetic, comparisons,
+// selection, elementary functions. activation.cpp has the activations, pointwise_boxed.cpp all
+// others.
+#include "csrc/aten/pointwise.h"
+
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ScalarOps.h>
-#include <ATen/TensorIterator.h>
 #include <ATen/native/TensorIterator.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/where.h>
-#include <c10/util/MaybeOwned.h>
-
-#include "csrc/aten/recording.h"
 
 namespace accel::aten {
 
@@ -21,15 +21,7 @@ namespace {
 using at::TensorIterator;
 using at::TensorIteratorConfig;
 
-// How inputs are promoted and what the output's dtype is.
-enum class Rule {
-  Same,     // common dtype in and out
-  Float,    // integers become the default floating dtype
-  Compare,  // common dtype in, bool out
-  Bool,     // any in, bool out (logical ops)
-};
-
-TensorIterator iterate(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
+TensorIterator iterate(const Tensor& out, Inputs inputs, Rule rule) {
   TensorIteratorConfig config;
   config.set_check_mem_overlap(true).allow_cpu_scalars(true).add_borrowed_output(out);
   for (const Tensor* input : inputs) config.add_borrowed_const_input(*input);
@@ -55,31 +47,9 @@ TensorIterator iterate(const Tensor& out, std::initializer_list<const Tensor*> i
   return config.build();
 }
 
-// Whether these arguments can be recorded: native dtypes, plain layouts, on one device.
-bool recordable(const Tensor& out, std::initializer_list<const Tensor*> inputs) {
-  if (out.defined() && !(is_plain(out) && is_native(out))) return false;
-  bool on_device = out.defined();
-  for (const Tensor* input : inputs) {
-    if (!input->defined() || !is_native(*input)) return false;
-    if (input->device().is_cpu() && input->dim() == 0) continue;
-    if (!is_plain(*input)) return false;
-    on_device = true;
-  }
-  return on_device;
-}
-
-// The output as given (in place, out=) or made. Given ones are never copied: see Recording.
-using Output = c10::MaybeOwned<Tensor>;
-
-struct Inference {
-  Output output;
-  ScalarType compute;
-  const Tensor& out() const { return *output; }
-};
-
 // Same shape, dtype and dense layout everywhere: the most common case by far needs no iterator.
-bool uniform(const Tensor& out, std::initializer_list<const Tensor*> inputs) {
-  const Tensor& first = **inputs.begin();
+bool uniform(const Tensor& out, Inputs inputs) {
+  const Tensor& first = *inputs[0];
   if (!first.is_non_overlapping_and_dense() || first.device().is_cpu()) return false;
   if (out.defined() && !out.is_same(first)) return false;
   for (const Tensor* input : inputs) {
@@ -97,8 +67,22 @@ bool uniform(const Tensor& out, std::initializer_list<const Tensor*> inputs) {
   return !first.unsafeGetTensorImpl()->is_wrapped_number();
 }
 
-Inference infer(const Tensor& out, std::initializer_list<const Tensor*> inputs, Rule rule) {
-  const Tensor& first = **inputs.begin();
+}  // namespace
+
+bool recordable(const Tensor& out, Inputs inputs) {
+  if (out.defined() && !(is_plain(out) && is_native(out))) return false;
+  bool on_device = out.defined();
+  for (const Tensor* input : inputs) {
+    if (!input->defined() || !is_native(*input)) return false;
+    if (input->device().is_cpu() && input->dim() == 0) continue;
+    if (!is_plain(*input)) return false;
+    on_device = true;
+  }
+  return on_device;
+}
+
+Inference infer(const Tensor& out, Inputs inputs, Rule rule) {
+  const Tensor& first = *inputs[0];
   if (uniform(out, inputs)) {
     const ScalarType dtype = first.scalar_type();
     if (rule == Rule::Same || (rule == Rule::Float && at::isFloatingType(dtype))) {
@@ -114,7 +98,6 @@ Inference infer(const Tensor& out, std::initializer_list<const Tensor*> inputs, 
           iter.common_dtype()};
 }
 
-// Adds an input, or the value of a CPU scalar.
 void add_operand(Recording& recording, const Tensor& tensor, IntArrayRef sizes,
                  ScalarType compute) {
   if (tensor.device().is_cpu()) {
@@ -124,7 +107,6 @@ void add_operand(Recording& recording, const Tensor& tensor, IntArrayRef sizes,
   }
 }
 
-// An operand that must be a View: a CPU scalar there becomes a device scalar.
 void add_view(Recording& recording, const Tensor& tensor, const Tensor& out) {
   if (tensor.device().is_cpu()) {
     recording.input(tensor.to(out.device()), out.sizes());
@@ -132,8 +114,6 @@ void add_view(Recording& recording, const Tensor& tensor, const Tensor& out) {
     recording.input(tensor, out.sizes());
   }
 }
-
-// --- unary ---------------------------------------------------------------------------------------
 
 Output unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
   TORCH_CHECK(opcode != Opcode::Neg || self.scalar_type() != ScalarType::Bool,
@@ -147,6 +127,48 @@ Output unary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self) {
       .record();
   return std::move(inferred.output);
 }
+
+Output binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self,
+              const Tensor& other) {
+  Inference inferred = infer(out, {&self, &other}, rule);
+  const IntArrayRef sizes = inferred.out().sizes();
+  Recording recording(opcode);
+  recording.output(inferred.out()).attribute(inferred.compute);
+  add_view(recording, self, inferred.out());
+  add_operand(recording, other, sizes, inferred.compute);
+  recording.record();
+  return std::move(inferred.output);
+}
+
+Output floating(Opcode opcode, const Tensor& out, Inputs inputs,
+                c10::ArrayRef<at::Scalar> scalars) {
+  Inference inferred = infer(out, inputs, Rule::Same);
+  Recording recording(opcode);
+  recording.output(inferred.out()).attribute(inferred.compute);
+  for (const Tensor* input : inputs) {
+    add_view(recording, *input, inferred.out());
+  }
+  for (const at::Scalar& scalar : scalars) recording.scalar(scalar_of(scalar, inferred.compute));
+  recording.record();
+  return std::move(inferred.output);
+}
+
+bool floating_native(Inputs inputs) {
+  for (const Tensor* input : inputs) {
+    if (!at::isFloatingType(input->scalar_type()) || !is_native(*input)) return false;
+  }
+  return recordable({}, inputs);
+}
+
+void require_floating(const char* kernel, const Tensor& self) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()), "\"", kernel,
+      "\" not implemented for '", toString(self.scalar_type()), "'");
+}
+
+namespace {
+
+// --- unary ---------------------------------------------------------------------------------------
 
 template <const char* const* kName, Opcode kOpcode, Rule kRule>
 struct Unary {
@@ -173,18 +195,6 @@ struct Unary {
 };
 
 // --- binary --------------------------------------------------------------------------------------
-
-Output binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self,
-              const Tensor& other) {
-  Inference inferred = infer(out, {&self, &other}, rule);
-  const IntArrayRef sizes = inferred.out().sizes();
-  Recording recording(opcode);
-  recording.output(inferred.out()).attribute(inferred.compute);
-  add_view(recording, self, inferred.out());
-  add_operand(recording, other, sizes, inferred.compute);
-  recording.record();
-  return std::move(inferred.output);
-}
 
 template <const char* const* kName, const char* const* kOverload, Opcode kOpcode, Rule kRule>
 struct Binary {
@@ -296,177 +306,63 @@ struct AddSub {
   }
 };
 
+Tensor rsub_tensor(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+  return at::sub(other, self, alpha);
+}
+
 Tensor rsub(const Tensor& self, const at::Scalar& other, const at::Scalar& alpha) {
   return at::sub(at::native::wrapped_scalar_tensor(other), self, alpha);
 }
 
 // Small whole exponents and the square root are exact multiplications, as in ATen's kernels.
-Tensor pow_scalar(const Tensor& self, const at::Scalar& exponent) {
-  if (!recordable({}, {&self}) || exponent.isComplex() || !at::isFloatingType(self.scalar_type())) {
-    return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
+struct PowScalar {
+  static bool native(const Tensor& out, const Tensor& self, const at::Scalar& exponent) {
+    return recordable(out, {&self}) && !exponent.isComplex() &&
+           at::isFloatingType(self.scalar_type());
   }
-  const double value = exponent.toDouble();
-  if (value == 2) return *unary(Opcode::Square, Rule::Same, {}, self);
-  if (value == 0.5) return *unary(Opcode::Sqrt, Rule::Same, {}, self);
-  if (value == -0.5) return *unary(Opcode::Rsqrt, Rule::Same, {}, self);
-  if (value == -1) return *unary(Opcode::Reciprocal, Rule::Same, {}, self);
-  return *binary(Opcode::Pow, Rule::Same, {}, self, at::native::wrapped_scalar_tensor(exponent));
-}
-
-// --- activations with scalars --------------------------------------------------------------------
-
-// Ops of one to three tensors of one floating dtype, with scalars: gelu, silu_backward, ...
-Output floating(Opcode opcode, const Tensor& out, std::initializer_list<const Tensor*> inputs,
-                std::initializer_list<at::Scalar> scalars = {}) {
-  Inference inferred = infer(out, inputs, Rule::Same);
-  Recording recording(opcode);
-  recording.output(inferred.out()).attribute(inferred.compute);
-  for (const Tensor* input : inputs) {
-    add_view(recording, *input, inferred.out());
+  static Output record(const Tensor& out, const Tensor& self, const at::Scalar& exponent) {
+    const double value = exponent.toDouble();
+    if (value == 2) return unary(Opcode::Square, Rule::Same, out, self);
+    if (value == 0.5) return unary(Opcode::Sqrt, Rule::Same, out, self);
+    if (value == -0.5) return unary(Opcode::Rsqrt, Rule::Same, out, self);
+    if (value == -1) return unary(Opcode::Reciprocal, Rule::Same, out, self);
+    return binary(Opcode::Pow, Rule::Same, out, self, at::native::wrapped_scalar_tensor(exponent));
   }
-  for (const at::Scalar& scalar : scalars) recording.scalar(scalar_of(scalar, inferred.compute));
-  recording.record();
-  return std::move(inferred.output);
-}
-
-Opcode gelu_opcode(c10::string_view approximate, bool backward) {
-  TORCH_CHECK(approximate == "none" || approximate == "tanh",
-              "approximate argument must be either none or tanh.");
-  if (approximate == "tanh") return backward ? Opcode::GeluTanhBackward : Opcode::GeluTanh;
-  return backward ? Opcode::GeluBackward : Opcode::Gelu;
-}
-
-bool floating_native(std::initializer_list<const Tensor*> inputs) {
-  for (const Tensor* input : inputs) {
-    if (!at::isFloatingType(input->scalar_type()) || !is_native(*input)) return false;
+  static Tensor functional(const Tensor& self, const at::Scalar& exponent) {
+    if (self.scalar_type() == ScalarType::Bool && exponent.isBoolean()) {
+      // Bool, as on the CPU: the meta function takes the exponent for a whole number.
+      return exponent.toBool() ? self.clone() : at::ones_like(self);
+    }
+    if (!native({}, self, exponent)) {
+      return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
+    }
+    return *record({}, self, exponent);
   }
-  return recordable({}, inputs);
-}
-
-// What only floating dtypes have: refused at the call, in the words of the CPU's dispatch macro.
-void require_floating(const char* kernel, const Tensor& self) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      at::isFloatingType(self.scalar_type()) || at::isComplexType(self.scalar_type()), "\"", kernel,
-      "\" not implemented for '", toString(self.scalar_type()), "'");
-}
-
-Tensor gelu(const Tensor& self, c10::string_view approximate) {
-  require_floating("GeluKernelImpl", self);
-  if (!floating_native({&self})) return to_host<Tensor>("aten::gelu", "", self, approximate);
-  return *floating(gelu_opcode(approximate, false), {}, {&self});
-}
-
-Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view approximate) {
-  require_floating("GeluBackwardKernelImpl", self);
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::gelu_backward", "", grad, self, approximate);
-  }
-  return *floating(gelu_opcode(approximate, true), {}, {&grad, &self});
-}
-
-Tensor silu(const Tensor& self) {
-  require_floating("silu_cpu", self);
-  if (!floating_native({&self})) return to_host<Tensor>("aten::silu", "", self);
-  return *floating(Opcode::Silu, {}, {&self});
-}
-
-Tensor& silu_(Tensor& self) {
-  require_floating("silu_cpu", self);
-  if (!floating_native({&self})) {
-    to_host<Tensor>("aten::silu_", "", self);
+  static Tensor& in_place(Tensor& self, const at::Scalar& exponent) {
+    if (!native(self, self, exponent)) {
+      to_host<Tensor>("aten::pow_", "Scalar", self, exponent);
+    } else {
+      record(self, self, exponent);
+    }
     return self;
   }
-  floating(Opcode::Silu, self, {&self});
-  return self;
-}
-
-Tensor relu(const Tensor& self) {
-  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
-  if (!recordable({}, {&self})) return to_host<Tensor>("aten::relu", "", self);
-  return *floating(Opcode::Relu, {}, {&self});
-}
-
-Tensor& relu_(Tensor& self) {
-  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
-  if (!recordable(self, {&self})) {
-    to_host<Tensor>("aten::relu_", "", self);
-    return self;
+  static Tensor& out(const Tensor& self, const at::Scalar& exponent, Tensor& out) {
+    if (!native(out, self, exponent)) {
+      to_host<Tensor>("aten::pow", "Tensor_Scalar_out", self, exponent, out);
+    } else {
+      record(out, self, exponent);
+    }
+    return out;
   }
-  floating(Opcode::Relu, self, {&self});
-  return self;
-}
+};
 
-// grad and a saved tensor, no scalars.
-template <const char* const* kName, Opcode kOpcode>
-Tensor backward_of(const Tensor& grad, const Tensor& saved) {
-  if (!floating_native({&grad, &saved})) return to_host<Tensor>(*kName, "", grad, saved);
-  return *floating(kOpcode, {}, {&grad, &saved});
-}
-
-Tensor threshold_backward(const Tensor& grad, const Tensor& self, const at::Scalar& threshold) {
-  if (!recordable({}, {&grad, &self})) {
-    return to_host<Tensor>("aten::threshold_backward", "", grad, self, threshold);
+// A Scalar to the power of a tensor.
+Tensor pow_of_scalar(const at::Scalar& base, const Tensor& exponent) {
+  if (!recordable({}, {&exponent}) || base.isComplex() ||
+      !at::isFloatingType(exponent.scalar_type())) {
+    return to_host<Tensor>("aten::pow", "Scalar", base, exponent);
   }
-  return *floating(Opcode::ThresholdBackward, {}, {&grad, &self}, {threshold});
-}
-
-Tensor leaky_relu(const Tensor& self, const at::Scalar& slope) {
-  require_floating("leaky_relu_cpu", self);
-  if (!floating_native({&self})) return to_host<Tensor>("aten::leaky_relu", "", self, slope);
-  return *floating(Opcode::LeakyRelu, {}, {&self}, {slope});
-}
-
-Tensor leaky_relu_backward(const Tensor& grad, const Tensor& self, const at::Scalar& slope,
-                           bool self_is_result) {
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::leaky_relu_backward", "", grad, self, slope, self_is_result);
-  }
-  return *floating(Opcode::LeakyReluBackward, {}, {&grad, &self}, {slope});
-}
-
-Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
-           const at::Scalar& input_scale) {
-  if (!floating_native({&self})) {
-    return to_host<Tensor>("aten::elu", "", self, alpha, scale, input_scale);
-  }
-  return *floating(Opcode::Elu, {}, {&self},
-                   {alpha.toDouble() * scale.toDouble(), scale, input_scale});
-}
-
-Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& threshold) {
-  require_floating("softplus_cpu", self);
-  if (!floating_native({&self})) {
-    return to_host<Tensor>("aten::softplus", "", self, beta, threshold);
-  }
-  return *floating(Opcode::Softplus, {}, {&self}, {beta, threshold});
-}
-
-Tensor softplus_backward(const Tensor& grad, const Tensor& self, const at::Scalar& beta,
-                         const at::Scalar& threshold) {
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::softplus_backward", "", grad, self, beta, threshold);
-  }
-  return *floating(Opcode::SoftplusBackward, {}, {&grad, &self}, {beta, threshold});
-}
-
-Tensor hardtanh(const Tensor& self, const at::Scalar& low, const at::Scalar& high) {
-  if (!floating_native({&self})) return to_host<Tensor>("aten::hardtanh", "", self, low, high);
-  return *floating(Opcode::Hardtanh, {}, {&self}, {low, high});
-}
-
-Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scalar& low,
-                         const at::Scalar& high) {
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::hardtanh_backward", "", grad, self, low, high);
-  }
-  return *floating(Opcode::HardtanhBackward, {}, {&grad, &self}, {low, high});
-}
-
-template <const char* const* kName, Opcode kOpcode>
-Tensor activation(const Tensor& self) {
-  require_floating("activation_cpu", self);
-  if (!floating_native({&self})) return to_host<Tensor>(*kName, "", self);
-  return *floating(kOpcode, {}, {&self});
+  return *binary(Opcode::Pow, Rule::Same, {}, at::native::wrapped_scalar_tensor(base), exponent);
 }
 
 // --- selection -----------------------------------------------------------------------------------
@@ -785,12 +681,6 @@ Tensor logical_not(const Tensor& self) {
 ACCEL_UNARY_TABLE(ACCEL_UNARY_NAME)
 ACCEL_BINARY_TABLE(ACCEL_BINARY_NAME)
 ACCEL_COMPARE_TABLE(ACCEL_COMPARE_NAME)
-ACCEL_NAME(tanh_backward)
-ACCEL_NAME(sigmoid_backward)
-ACCEL_NAME(silu_backward)
-ACCEL_NAME(hardsigmoid)
-ACCEL_NAME(hardswish)
-ACCEL_NAME(mish)
 ACCEL_NAME(logical_and)
 ACCEL_NAME(logical_or)
 ACCEL_NAME(logical_xor)
@@ -843,29 +733,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("sub_.Tensor", TORCH_FN(AddSub<Opcode::Sub>::in_place));
   m.impl("sub.out", TORCH_FN(AddSub<Opcode::Sub>::out));
   m.impl("rsub.Scalar", TORCH_FN(rsub));
+  m.impl("rsub.Tensor", TORCH_FN(rsub_tensor));
 
-  m.impl("pow.Tensor_Scalar", TORCH_FN(pow_scalar));
-
-  m.impl("gelu", TORCH_FN(gelu));
-  m.impl("gelu_backward", TORCH_FN(gelu_backward));
-  m.impl("silu", TORCH_FN(silu));
-  m.impl("silu_", TORCH_FN(silu_));
-  m.impl("silu_backward", TORCH_FN((backward_of<&k_silu_backward, Opcode::SiluBackward>)));
-  m.impl("relu", TORCH_FN(relu));
-  m.impl("relu_", TORCH_FN(relu_));
-  m.impl("threshold_backward", TORCH_FN(threshold_backward));
-  m.impl("tanh_backward", TORCH_FN((backward_of<&k_tanh_backward, Opcode::TanhBackward>)));
-  m.impl("sigmoid_backward", TORCH_FN((backward_of<&k_sigmoid_backward, Opcode::SigmoidBackward>)));
-  m.impl("leaky_relu", TORCH_FN(leaky_relu));
-  m.impl("leaky_relu_backward", TORCH_FN(leaky_relu_backward));
-  m.impl("elu", TORCH_FN(elu));
-  m.impl("softplus", TORCH_FN(softplus));
-  m.impl("softplus_backward", TORCH_FN(softplus_backward));
-  m.impl("hardtanh", TORCH_FN(hardtanh));
-  m.impl("hardtanh_backward", TORCH_FN(hardtanh_backward));
-  m.impl("hardsigmoid", TORCH_FN((activation<&k_hardsigmoid, Opcode::Hardsigmoid>)));
-  m.impl("hardswish", TORCH_FN((activation<&k_hardswish, Opcode::Hardswish>)));
-  m.impl("mish", TORCH_FN((activation<&k_mish, Opcode::Mish>)));
+  m.impl("pow.Tensor_Scalar", TORCH_FN(PowScalar::functional));
+  m.impl("pow_.Scalar", TORCH_FN(PowScalar::in_place));
+  m.impl("pow.Tensor_Scalar_out", TORCH_FN(PowScalar::out));
+  m.impl("pow.Scalar", TORCH_FN(pow_of_scalar));
 
   m.impl("where.self", TORCH_FN(where));
   m.impl("masked_fill_.Scalar", TORCH_FN(masked_fill_));

@@ -137,7 +137,7 @@ void host_op(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 // Counts a fallback and warns of it, once an op; raises where ACCEL_FALLBACK forbids it.
 void note_fallback(const std::string& name);
 
-// The Tensor on another device; a sparse one by its indices and values.
+// The Tensor on another device; a sparse, nested or quantized one by its components.
 Tensor moved_to(const Tensor& tensor, c10::Device device);
 
 namespace detail {

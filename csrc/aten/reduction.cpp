@@ -5,14 +5,21 @@
 
 #include <ATen/native/LinearAlgebraUtils.h>
 #include <ATen/native/ReduceOpsUtils.h>
+#include <ATen/ops/abs.h>
 #include <ATen/ops/all_meta.h>
+#include <ATen/ops/amax.h>
 #include <ATen/ops/amax_meta.h>
+#include <ATen/ops/amin.h>
 #include <ATen/ops/amin_meta.h>
 #include <ATen/ops/any_meta.h>
+#include <ATen/ops/isnan.h>
 #include <ATen/ops/linalg_vector_norm_meta.h>
 #include <ATen/ops/mean_meta.h>
+#include <ATen/ops/ne.h>
 #include <ATen/ops/norm_meta.h>
+#include <ATen/ops/pow.h>
 #include <ATen/ops/prod_meta.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/sum_meta.h>
 
 #include "csrc/aten/inference.h"
@@ -326,68 +333,85 @@ std::optional<Opcode> norm_opcode(double order) {
   return std::nullopt;
 }
 
+// An empty tensor has those norms alone that are sums: the host says so.
+bool has_norm(const Tensor& self, const at::Scalar& order) {
+  return norm_opcode(order.toDouble()).has_value() || self.numel() > 0;
+}
+
+// 1, 2 and infinity are reductions of their own; the others are composed, in fp32 for 16 bits.
+void record_norm(const Tensor& out, const Tensor& self, const at::Scalar& order,
+                 OptionalIntArrayRef dims, bool keepdim) {
+  const double p = order.toDouble();
+  if (const auto opcode = norm_opcode(p)) {
+    return record_reduction(*opcode, out.scalar_type(), out, self, mask_of(self, dims), keepdim);
+  }
+  const Tensor x = self.to(arithmetic_dtype(out.scalar_type()));
+  if (p == 0) {
+    out.copy_(at::sum(at::ne(x, 0), dims, keepdim));
+  } else if (p == -INFINITY) {
+    out.copy_(at::amin(at::abs(x), dims.value_or(IntArrayRef{}), keepdim));
+  } else {
+    out.copy_(at::pow(at::sum(at::pow(at::abs(x), p), dims, keepdim), 1 / p));
+  }
+}
+
 Tensor vector_norm(const Tensor& self, const at::Scalar& order, OptionalIntArrayRef dims,
                    bool keepdim, OptionalDtype dtype) {
-  const auto opcode = norm_opcode(order.toDouble());
-  if (!recordable(self, dtype) || !opcode) {
+  if (!recordable(self, dtype) || !has_norm(self, order)) {
     return to_host<Tensor>("aten::linalg_vector_norm", "", self, order, dims, keepdim, dtype);
   }
   Inferred<at::meta::structured_linalg_vector_norm> op;
   op.meta(self, order, dims, keepdim, dtype);
-  record_reduction(*opcode, op[0].scalar_type(), op[0], self, mask_of(self, dims), keepdim);
+  record_norm(op[0], self, order, dims, keepdim);
   return op[0];
 }
 
 Tensor& vector_norm_out(const Tensor& self, const at::Scalar& order, OptionalIntArrayRef dims,
                         bool keepdim, OptionalDtype dtype, Tensor& out) {
-  const auto opcode = norm_opcode(order.toDouble());
-  if (!recordable(self, dtype) || !recordable(out) || !opcode) {
+  if (!recordable(self, dtype) || !recordable(out) || !has_norm(self, order)) {
     to_host<Tensor>("aten::linalg_vector_norm", "out", self, order, dims, keepdim, dtype, out);
     return out;
   }
   Inferred<at::meta::structured_linalg_vector_norm> op{out};
   op.meta(self, order, dims, keepdim, dtype);
-  record_reduction(*opcode, out.scalar_type(), out, self, mask_of(self, dims), keepdim);
+  record_norm(out, self, order, dims, keepdim);
   return out;
 }
 
 // The older norm operators, by which C++ code of PyTorch still calls.
 Tensor norm_dims(const Tensor& self, const OptionalScalar& order, IntArrayRef dims, bool keepdim) {
   const at::Scalar chosen = order.value_or(2.0);
-  const auto opcode = norm_opcode(chosen.toDouble());
-  if (!recordable(self) || !opcode) {
+  if (!recordable(self) || !has_norm(self, chosen)) {
     return to_host<Tensor>("aten::norm", "ScalarOpt_dim", self, order, dims, keepdim);
   }
   Inferred<at::meta::structured_norm_ScalarOpt_dim> op;
   op.meta(self, chosen, dims, keepdim);
-  record_reduction(*opcode, op[0].scalar_type(), op[0], self, mask_of(self, dims), keepdim);
+  record_norm(op[0], self, chosen, dims, keepdim);
   return op[0];
 }
 
 Tensor norm_dims_dtype(const Tensor& self, const OptionalScalar& order, IntArrayRef dims,
                        bool keepdim, ScalarType dtype) {
   const at::Scalar chosen = order.value_or(2.0);
-  const auto opcode = norm_opcode(chosen.toDouble());
-  if (!recordable(self, dtype) || !opcode) {
+  if (!recordable(self, dtype) || !has_norm(self, chosen)) {
     return to_host<Tensor>("aten::norm", "ScalarOpt_dim_dtype", self, order, dims, keepdim, dtype);
   }
   Inferred<at::meta::structured_norm_ScalarOpt_dim_dtype> op;
   op.meta(self, chosen, dims, keepdim, dtype);
-  record_reduction(*opcode, op[0].scalar_type(), op[0], self, mask_of(self, dims), keepdim);
+  record_norm(op[0], self, chosen, dims, keepdim);
   return op[0];
 }
 
 Tensor& norm_out(const Tensor& self, const OptionalScalar& order, IntArrayRef dims, bool keepdim,
                  Tensor& out) {
   const at::Scalar chosen = order.value_or(2.0);
-  const auto opcode = norm_opcode(chosen.toDouble());
-  if (!recordable(self) || !recordable(out) || !opcode) {
+  if (!recordable(self) || !recordable(out) || !has_norm(self, chosen)) {
     to_host<Tensor>("aten::norm", "out", self, order, dims, keepdim, out);
     return out;
   }
   Inferred<at::meta::structured_norm_ScalarOpt_dim> op{out};
   op.meta(self, chosen, dims, keepdim);
-  record_reduction(*opcode, out.scalar_type(), out, self, mask_of(self, dims), keepdim);
+  record_norm(out, self, chosen, dims, keepdim);
   return out;
 }
 
@@ -505,6 +529,35 @@ Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& min, const at::
       .to(self.scalar_type());
 }
 
+// --- compositions --------------------------------------------------------------------------------
+
+Tensor nansum(const Tensor& self, OptionalIntArrayRef dims, bool keepdim, OptionalDtype dtype) {
+  if (!recordable(self, dtype)) {
+    return to_host<Tensor>("aten::nansum", "", self, dims, keepdim, dtype);
+  }
+  const bool floating = at::isFloatingType(self.scalar_type());
+  return at::sum(floating ? self.masked_fill(at::isnan(self), 0) : self, dims, keepdim, dtype);
+}
+
+Tensor count_nonzero(const Tensor& self, IntArrayRef dims) {
+  if (!recordable(self)) return to_host<Tensor>("aten::count_nonzero", "dim_IntList", self, dims);
+  return at::sum(at::ne(self, 0), dims);
+}
+
+std::tuple<Tensor, Tensor> aminmax(const Tensor& self, std::optional<int64_t> dim, bool keepdim) {
+  if (!recordable(self) || self.numel() == 0 || self.scalar_type() == ScalarType::Bool) {
+    return to_host<std::tuple<Tensor, Tensor>>("aten::aminmax", "", self, dim, keepdim);
+  }
+  const IntArrayRef dims = dim ? IntArrayRef(*dim) : IntArrayRef{};
+  return {at::amin(self, dims, keepdim), at::amax(self, dims, keepdim)};
+}
+
+Tensor trace(const Tensor& self) {
+  TORCH_CHECK(self.dim() == 2, "trace: expected a matrix, but got tensor with dim ", self.dim());
+  if (!recordable(self)) return to_host<Tensor>("aten::trace", "", self);
+  return self.diagonal().sum();
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -540,6 +593,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("all.out", TORCH_FN(All::dim_out));
   m.impl("all.dims", TORCH_FN(All::dims));
   m.impl("all.dims_out", TORCH_FN(All::dims_out));
+
+  m.impl("nansum", TORCH_FN(nansum));
+  m.impl("count_nonzero.dim_IntList", TORCH_FN(count_nonzero));
+  m.impl("aminmax", TORCH_FN(aminmax));
+  m.impl("trace", TORCH_FN(trace));
 
   m.impl("linalg_vector_norm", TORCH_FN(vector_norm));
   m.impl("linalg_vector_norm.out", TORCH_FN(vector_norm_out));

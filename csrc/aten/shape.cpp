@@ -242,6 +242,16 @@ Tensor max_unpool2d(const Tensor& self, const Tensor& indices, IntArrayRef outpu
 // Queued work holds its Blocks whichever stream it is on: there is nothing to note.
 void record_stream(Tensor&, c10::Stream) {}
 
+Tensor channel_shuffle(const Tensor& self, int64_t groups) {
+  if (self.dim() < 3 || groups <= 0 || self.size(1) % groups != 0 || self.numel() == 0) {
+    return to_host<Tensor>("aten::channel_shuffle", "", self, groups);
+  }
+  std::vector<int64_t> split = self.sizes().vec();
+  split[1] /= groups;
+  split.insert(split.begin() + 1, groups);
+  return self.reshape(split).transpose(1, 2).reshape(self.sizes());
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -250,6 +260,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("stack", TORCH_FN(stack));
   m.impl("stack.out", TORCH_FN(stack_out));
   m.impl("roll", TORCH_FN(roll));
+  m.impl("channel_shuffle", TORCH_FN(channel_shuffle));
   m.impl("narrow_copy", TORCH_FN(narrow_copy));
   m.impl("max_unpool2d", TORCH_FN(max_unpool2d));
   // LibTorch's own out= variant asks for one of the devices it knows.

@@ -1,6 +1,7 @@
 // What each Node computes, as values of a ProgramBuilder. The only place that knows the formulas of
 // pointwise and row ops; every formula rounds once, at its output, as the ATen op does.
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <optional>
 
@@ -13,6 +14,20 @@ namespace {
 using kernels::DType;
 using vec::Lane;
 using vec::Op;
+
+// The largest finite value of a floating dtype.
+double largest_of(DType dtype) {
+  switch (dtype) {
+    case DType::Float16:
+      return 65504;
+    case DType::BFloat16:
+      return std::ldexp(2 - std::ldexp(1.0, -7), 127);
+    case DType::Float32:
+      return std::numeric_limits<float>::max();
+    default:
+      return std::numeric_limits<double>::max();
+  }
+}
 
 // A Node while it is lowered: its inputs in the compute dtype, shorthands for arithmetic in the
 // compute lane.
@@ -64,6 +79,7 @@ class Lowering {
 
   void pointwise();
   std::optional<Value> by_dtype();
+  void less_common();
   void reduction();
   void row();
   void layer_norm();
@@ -116,8 +132,15 @@ std::optional<Value> Lowering::by_dtype() {
     case Opcode::Fmax:
       if (lane_ != Lane::Bool && lane_ != Lane::I64) return std::nullopt;
       return op(node_.opcode == Opcode::Fmin ? Op::Minimum : Op::Maximum, in(0), other());
+    case Opcode::Abs:
     case Opcode::Sign:
       if (lane_ != Lane::Bool) return std::nullopt;
+      return in(0);
+    case Opcode::Floor:
+    case Opcode::Ceil:
+    case Opcode::Trunc:
+    case Opcode::RoundEven:
+      if (lane_ != Lane::I64) return std::nullopt;
       return in(0);
     default:
       return std::nullopt;
@@ -323,6 +346,173 @@ void Lowering::pointwise() {
     case Opcode::Normalize: {
       const Value scaled = mul(sub(in(0), in(1)), in(2));
       return out(has(3) ? add(scaled, in(3)) : scaled);
+    }
+    default:
+      return less_common();
+  }
+}
+
+// Activations and functions of the second row, and what depends on an element's position.
+void Lowering::less_common() {
+  auto compare = [&](Op code, Value a, Value b) { return builder_.apply(code, lane_, a, b); };
+  auto is_nan = [&](Value x) { return builder_.apply(Op::IsNan, lane_, x); };
+  auto flag = [&](size_t i) { return i < node_.attributes.size() && node_.attributes[i] != 0; };
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  switch (node_.opcode) {
+    case Opcode::ClampTensor: {
+      Value x = in(0);
+      if (has(1)) x = op(Op::Maximum, x, in(1));
+      return out(has(2) ? op(Op::Minimum, x, in(2)) : x);
+    }
+    case Opcode::Frac: {
+      const Value x = in(0);
+      return out(sub(x, op(Op::Trunc, x)));
+    }
+    case Opcode::IsPosInf:
+      return out(compare(Op::Eq, in(0), k(kInfinity)));
+    case Opcode::IsNegInf:
+      return out(compare(Op::Eq, in(0), k(-kInfinity)));
+    case Opcode::Heaviside: {
+      const Value x = in(0);
+      const Value step = builder_.convert(compare(Op::Gt, x, k(0)), lane_);
+      return out(select(compare(Op::Eq, x, k(0)), in(1), step));
+    }
+    case Opcode::LogAddExp:
+    case Opcode::LogAddExp2: {
+      const Value a = in(0), b = in(1), most = op(Op::Maximum, a, b);
+      const Value less = op(Op::Neg, op(Op::Abs, sub(a, b)));
+      const Value sum =
+          node_.opcode == Opcode::LogAddExp
+              ? add(most, op(Op::Log1p, op(Op::Exp, less)))
+              : add(most, mul(op(Op::Log1p, op(Op::Exp2, less)), k(std::numbers::log2e)));
+      const Value same_infinity =
+          logic(Op::BitAnd, builder_.apply(Op::IsInf, lane_, a), compare(Op::Eq, a, b));
+      return out(select(same_infinity, a, sum));
+    }
+    case Opcode::XLogY:
+    case Opcode::XLog1Py: {
+      const Value x = in(0), y = in(1);
+      const Value log = op(node_.opcode == Opcode::XLogY ? Op::Log : Op::Log1p, y);
+      return out(select(is_nan(y), y, select(compare(Op::Eq, x, k(0)), k(0), mul(x, log))));
+    }
+    case Opcode::Entr: {
+      const Value x = in(0);
+      const Value positive = mul(op(Op::Neg, x), op(Op::Log, x));
+      const Value other = select(compare(Op::Eq, x, k(0)), k(0), k(-kInfinity));
+      return out(select(is_nan(x), x, select(compare(Op::Gt, x, k(0)), positive, other)));
+    }
+    case Opcode::Sinc: {
+      const Value x = in(0), angle = mul(x, k(std::numbers::pi));
+      return out(select(compare(Op::Eq, x, k(0)), k(1), div(op(Op::Sin, angle), angle)));
+    }
+    case Opcode::EluBackward: {
+      const Value grad = in(0), x = in(1), scale = mul(s(0), s(1));
+      const Value slope = flag(1) ? add(x, scale) : mul(scale, op(Op::Exp, mul(x, s(2))));
+      return out(select(compare(Op::Le, x, k(0)), mul(mul(grad, s(2)), slope), mul(grad, s(1))));
+    }
+    case Opcode::HardsigmoidBackward: {
+      const Value x = in(1);
+      const Value inside = logic(Op::BitAnd, compare(Op::Gt, x, k(-3)), compare(Op::Lt, x, k(3)));
+      return out(select(inside, mul(in(0), k(1.0 / 6)), k(0)));
+    }
+    case Opcode::HardswishBackward: {
+      const Value grad = in(0), x = in(1);
+      const Value middle = mul(grad, add(div(x, k(3)), k(0.5)));
+      const Value right = select(compare(Op::Lt, x, k(3)), middle, grad);
+      return out(select(compare(Op::Le, x, k(-3)), k(0), right));
+    }
+    case Opcode::MishBackward: {
+      const Value grad = in(0), x = in(1);
+      const Value tanh = op(Op::Tanh, op(Op::Log1p, op(Op::Exp, x)));
+      const Value slope = mul(mul(x, sigmoid(x)), sub(k(1), mul(tanh, tanh)));
+      return out(mul(grad, add(tanh, slope)));
+    }
+    case Opcode::Hardshrink:
+    case Opcode::ShrinkBackward: {
+      const Value x = in(node_.opcode == Opcode::Hardshrink ? 0 : 1);
+      const Value inside =
+          logic(Op::BitAnd, compare(Op::Ge, x, op(Op::Neg, s(0))), compare(Op::Le, x, s(0)));
+      return out(select(inside, k(0), in(0)));
+    }
+    case Opcode::Softshrink: {
+      const Value x = in(0), lambda = s(0);
+      const Value left =
+          select(compare(Op::Lt, x, op(Op::Neg, lambda)), add(x, lambda), mul(x, k(0)));
+      return out(select(compare(Op::Gt, x, lambda), sub(x, lambda), left));
+    }
+    case Opcode::Threshold: {
+      const Value x = in(0);
+      return out(select(compare(Op::Le, x, s(0)), s(1), x));
+    }
+    case Opcode::Glu:
+      return out(mul(in(0), sigmoid(in(1))));
+    case Opcode::GluBackward: {
+      const Value grad = in(0), a = in(1), gate = sigmoid(in(2));
+      const Value passed = mul(gate, grad);
+      out(0, passed, domain_);
+      return out(1, mul(mul(sub(k(1), gate), passed), a), domain_);
+    }
+    case Opcode::LogSigmoid: {
+      const Value x = in(0);
+      const Value tail = op(Op::Log1p, op(Op::Exp, op(Op::Neg, op(Op::Abs, x))));
+      return out(sub(op(Op::Minimum, x, k(0)), tail));
+    }
+    case Opcode::LogSigmoidBackward:
+      return out(mul(in(0), sigmoid(op(Op::Neg, in(1)))));
+    case Opcode::Prelu: {
+      const Value x = in(0);
+      return out(select(compare(Op::Gt, x, k(0)), x, mul(in(1), x)));
+    }
+    case Opcode::PreluBackward: {
+      const Value grad = in(0), x = in(1), positive = compare(Op::Gt, x, k(0));
+      out(0, select(positive, grad, mul(in(2), grad)), domain_);
+      return out(1, select(positive, k(0), mul(x, grad)), domain_);
+    }
+    case Opcode::Logit: {
+      Value x = in(0);
+      if (flag(1)) x = op(Op::Minimum, op(Op::Maximum, x, s(0)), sub(k(1), s(0)));
+      return out(op(Op::Log, div(x, sub(k(1), x))));
+    }
+    case Opcode::LogitBackward: {
+      const Value grad = in(0), x = in(1);
+      const Value low = flag(1) ? s(0) : k(0), high = sub(k(1), low);
+      const Value outside = logic(Op::BitOr, compare(Op::Lt, x, low), compare(Op::Gt, x, high));
+      const Value beyond = k(flag(1) ? 0 : std::numeric_limits<double>::quiet_NaN());
+      return out(select(outside, beyond, div(grad, mul(x, sub(k(1), x)))));
+    }
+    case Opcode::NanToNum: {
+      const Value x = in(0);
+      int next = 0;
+      auto given = [&](size_t i, double otherwise) { return flag(i) ? s(next++) : k(otherwise); };
+      const double most = largest_of(compute_);
+      const Value nan = given(1, 0), high = given(2, most), low = given(3, -most);
+      const Value finite = select(compare(Op::Eq, x, k(kInfinity)), high,
+                                  select(compare(Op::Eq, x, k(-kInfinity)), low, x));
+      return out(select(is_nan(x), nan, finite));
+    }
+    case Opcode::RoundDecimals: {
+      const Value x = in(0), power = s(0);
+      const Value scaled = op(Op::RoundEven, flag(1) ? div(x, power) : mul(x, power));
+      return out(flag(1) ? mul(scaled, power) : div(scaled, power));
+    }
+    case Opcode::Triangle: {
+      auto whole = [&](int i) { return builder_.scalar(node_.first_scalar + i, Lane::I64); };
+      auto integer = [&](Op code, Value a, Value b) {
+        return builder_.apply(code, Lane::I64, a, b);
+      };
+      const Value index = builder_.linear_index();
+      const Value column = integer(Op::Remainder, index, whole(2));
+      const Value row = integer(Op::Remainder, integer(Op::Div, index, whole(2)), whole(1));
+      const Value distance = integer(Op::Sub, column, row);
+      const Value kept = integer(flag(1) ? Op::Ge : Op::Le, distance, whole(0));
+      return out(select(kept, in(0), k(0)));
+    }
+    case Opcode::Linspace: {
+      // From the nearer end, as the CPU has it.
+      const Value index = builder_.convert(builder_.linear_index(), lane_);
+      const Value left = sub(sub(s(3), index), k(1));
+      return out(select(compare(Op::Lt, index, op(Op::Trunc, mul(s(3), k(0.5)))),
+                        add(s(0), mul(s(2), index)), sub(s(1), mul(s(2), left))));
     }
     default:
       return;

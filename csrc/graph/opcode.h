@@ -34,7 +34,20 @@ namespace accel::graph {
   X(Bernoulli) /* [seed, offset, p] */ X(Normal) /* [seed, offset, seed, offset, mean, std] */             \
   X(Arange) /* [start, step] */ X(SquaredDifference)                         \
   X(MseBackward) /* input, target, grad; [scale] */                                          \
-  X(Normalize) /* (x - mean) scale + shift? */
+  X(Normalize) /* (x - mean) scale + shift? */                                               \
+  X(ClampTensor) /* x, low?, high? */ X(Frac) X(IsPosInf) X(IsNegInf) X(Heaviside)           \
+  X(LogAddExp) X(LogAddExp2) X(XLogY) X(XLog1Py) X(Entr) X(Sinc)                             \
+  X(EluBackward) /* [alpha, scale, input]; attribute 1 of the result */                      \
+  X(HardsigmoidBackward) X(HardswishBackward) X(MishBackward) X(Hardshrink) /* [lambda] */   \
+  X(Softshrink) /* [lambda] */ X(ShrinkBackward) /* [lambda] */                              \
+  X(Threshold) /* [threshold, value] */ X(Glu) /* a, b */                                    \
+  X(GluBackward) /* grad, a, b → da, db */ X(LogSigmoid) X(LogSigmoidBackward)               \
+  X(Prelu) /* x, weight */ X(PreluBackward) /* grad, x, weight → dx, dweight */              \
+  X(Logit) /* attribute 1: [eps] */ X(LogitBackward) /* attribute 1: [eps] */                \
+  X(NanToNum) /* attributes 1-3: [nan, inf, -inf] */                                         \
+  X(RoundDecimals) /* [power of ten]; attribute 1: of negative decimals */                   \
+  X(Triangle) /* [diagonal, rows, columns]; attribute 1: the upper */                        \
+  X(Linspace) /* [start, end, step, steps] */
 
 // Reductions of an input whose sizes are kept dimensions followed by reduced ones (Row) or the
 // other way round (Column); attribute 1 is the number of kept dimensions, attribute 2 of 0 or 1

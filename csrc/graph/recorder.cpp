@@ -189,6 +189,8 @@ void record(int device, NodeSpec& node) {
 }
 
 void wait_for(runtime::Block& block, const char* reason) {
+  // Whether it has to wait is a matter of timing; that the program asks is not.
+  count_op("read", reason);
   if (auto* recorder = static_cast<Recorder*>(block.writer.load(std::memory_order_acquire))) {
     recorder->wait_for(block, reason);
   }

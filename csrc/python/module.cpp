@@ -13,6 +13,7 @@
 
 #include "csrc/graph/counters.h"
 #include "csrc/graph/plan.h"
+#include "csrc/graph/recorder.h"
 #include "csrc/runtime/allocator.h"
 #include "csrc/runtime/driver.h"
 #include "csrc/runtime/process.h"
@@ -236,6 +237,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("counters", counters);
   module.def("report", report);
   module.def("reset_counters", reset_counters);
+
+  // ACCEL_FUSION while the process runs, for what compares the two.
+  module.def("set_fusion_enabled", graph::set_fusion_enabled);
 }
 
 }  // namespace accel::python

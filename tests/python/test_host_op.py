@@ -13,7 +13,7 @@ RECORDED = {
     "topk": lambda x: x.topk(2),
     "cumsum": lambda x: x.cumsum(0),
     "flip": lambda x: x.flip(0, 1),
-    "tril": lambda x: x.tril(),
+    "erfcx": lambda x: torch.special.erfcx(x),
     "inverse": lambda x: torch.linalg.inv_ex(x[:, :5] + 5 * torch.eye(5, device=x.device)),
     "svd": lambda x: torch.linalg.svdvals(x),
     "kthvalue": lambda x: x.kthvalue(2),

@@ -22,6 +22,21 @@ CASES = [
 ]
 
 
+def allocated() -> int:
+    torch.accel.synchronize()
+    return torch.accel.memory_allocated()
+
+
+@pytest.fixture(autouse=True)
+def no_memory_is_kept():
+    """What a test took it has given back. Cycles of references are collected where it has not."""
+    before = allocated()
+    yield
+    if allocated() > before:
+        gc.collect()
+        assert allocated() <= before
+
+
 @pytest.mark.parametrize(("kind", "entries"), CASES)
 def test_as_on_the_cpu(kind, entries):
     found = [
@@ -31,15 +46,3 @@ def test_as_on_the_cpu(kind, entries):
         for text in check(variant, kind)
     ]
     assert not found, f"{len(found)} differences, first: {found[:3]}"
-
-
-def test_no_memory_is_kept():
-    """The tests before this one have given back all that they took."""
-    gc.collect()
-    torch.accel.synchronize()
-    before = torch.accel.memory_allocated()
-    for entries in list(_DTYPES.values())[::25]:
-        check(entries[0], "forward")
-    gc.collect()
-    torch.accel.synchronize()
-    assert torch.accel.memory_allocated() <= before

@@ -1,18 +1,26 @@
-// Sparse tensors: LibTorch's own sparse implementations over indices and values on the device. What
-// takes them apart and puts them together is LibTorch's too; everything that computes falls back to
-// the CPU by way of the components.
+// Sparse, nested and quantized tensors: LibTorch's own implementations over dense components on the
+// device (indices and values, a buffer, whole numbers). What takes them apart and puts them
+// together is LibTorch's too; everything that computes falls back to the CPU by way of the
+// components.
+#include <ATen/NestedTensorImpl.h>
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/_coalesced_native.h>
 #include <ATen/ops/_indices_native.h>
+#include <ATen/ops/_nested_tensor_size_native.h>
+#include <ATen/ops/_nested_tensor_storage_offsets_native.h>
+#include <ATen/ops/_nested_tensor_strides_native.h>
+#include <ATen/ops/_nested_view_from_buffer_native.h>
 #include <ATen/ops/_nnz_native.h>
 #include <ATen/ops/_sparse_compressed_tensor_unsafe.h>
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/_sparse_coo_tensor_with_dims_and_tensors_native.h>
 #include <ATen/ops/_sparse_coo_tensor_with_dims_native.h>
+#include <ATen/ops/_to_copy_native.h>
 #include <ATen/ops/_values_native.h>
+#include <ATen/ops/alias_native.h>
 #include <ATen/ops/ccol_indices_native.h>
 #include <ATen/ops/clone_native.h>
 #include <ATen/ops/col_indices_native.h>
@@ -20,16 +28,26 @@
 #include <ATen/ops/copy_sparse_to_sparse_native.h>
 #include <ATen/ops/crow_indices_native.h>
 #include <ATen/ops/dense_dim_native.h>
+#include <ATen/ops/detach_native.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like_native.h>
 #include <ATen/ops/empty_native.h>
 #include <ATen/ops/indices_native.h>
 #include <ATen/ops/is_coalesced_native.h>
+#include <ATen/ops/is_same_size_native.h>
 #include <ATen/ops/resize_native.h>
 #include <ATen/ops/row_indices_native.h>
+#include <ATen/ops/select_native.h>
 #include <ATen/ops/sparse_dim_native.h>
 #include <ATen/ops/sparse_resize_and_clear_native.h>
 #include <ATen/ops/sparse_resize_native.h>
+#include <ATen/ops/split_with_sizes_native.h>
+#include <ATen/ops/transpose_native.h>
+#include <ATen/ops/unbind_native.h>
 #include <ATen/ops/values_native.h>
+#include <ATen/ops/view_native.h>
+#include <ATen/quantized/QTensorImpl.h>
+#include <ATen/quantized/Quantizer.h>
 
 #include <set>
 
@@ -44,8 +62,19 @@ using c10::IValue;
 
 bool is_compressed(const Tensor& tensor) { return at::sparse_csr::is_sparse_compressed(tensor); }
 
-// The dense Tensors that a sparse one is made of, values last. A dense one has none.
+// The memory of a quantized Tensor, or of a nested one, as a dense Tensor.
+Tensor bytes_of(const Tensor& tensor) {
+  return at::empty({0}, tensor.options().dtype(at::kByte).layout(at::kStrided))
+      .set_(tensor.storage());
+}
+Tensor buffer_of(const Tensor& nested) {
+  return at::native::get_nested_tensor_impl(nested)->get_buffer();
+}
+
+// The dense Tensors that another one is made of, values last. A dense one has none.
 std::vector<Tensor> components_of(const Tensor& tensor) {
+  if (tensor.is_quantized()) return {bytes_of(tensor)};
+  if (tensor.is_nested()) return {buffer_of(tensor)};
   if (tensor.is_sparse()) return {tensor._indices(), tensor._values()};
   if (!is_compressed(tensor)) return {};
   const auto [compressed, plain] = at::sparse_csr::getCompressedPlainIndices(tensor);
@@ -99,6 +128,10 @@ class Twins {
     twins_.push_back({tensor, copy, components_of(copy)});
     return copy;
   }
+  // Where results go that have no Tensor to follow.
+  void make_on(c10::Device device) {
+    if (device.is_privateuseone()) target_ = device;
+  }
   void check_devices() const {
     TORCH_CHECK(!device_ || others_.empty(),
                 "Expected all tensors to be on the same device, but found at least two devices, ",
@@ -109,7 +142,8 @@ class Twins {
     for (const Twin& twin : twins_) {
       if (twin.copy.is_same(result)) return twin.original;
     }
-    return result.defined() && device_ ? moved_to(result.detach(), *device_) : result;
+    const std::optional<c10::Device> device = target_ ? target_ : device_;
+    return result.defined() && device ? moved_to(result.detach(), *device) : result;
   }
   void write_back(const Tensor& original) const {
     for (const Twin& twin : twins_) {
@@ -121,7 +155,7 @@ class Twins {
   static void write_back_to(const Twin& twin);
 
   std::vector<Twin> twins_;
-  std::optional<c10::Device> device_;
+  std::optional<c10::Device> device_, target_;
   std::set<std::string> others_;
 };
 
@@ -129,6 +163,10 @@ class Twins {
 // it replaced is replaced.
 void Twins::write_back_to(const Twin& twin) {
   const auto& [original, copy, before] = twin;
+  if (original.is_quantized() || original.is_nested()) {
+    components_of(original)[0].copy_(components_of(copy)[0]);
+    return;
+  }
   if (original.layout() == at::kStrided) {
     if (original.sizes() != copy.sizes()) original.resize_(copy.sizes());
     original.copy_(copy);
@@ -155,7 +193,7 @@ void Twins::write_back_to(const Twin& twin) {
   }
 }
 
-void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+void layout_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::FunctionSchema& schema = op.schema();
   note_fallback(c10::toString(op.operator_name()));
   const auto originals = torch::jit::pop(*stack, schema.arguments().size());
@@ -164,6 +202,7 @@ void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   torch::jit::Stack call;
   for (const IValue& original : originals) {
     if (original.isDevice()) {
+      twins.make_on(original.toDevice());
       call.emplace_back(c10::Device(c10::kCPU));
     } else {
       call.push_back(
@@ -186,9 +225,41 @@ void sparse_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
 }
 
+// Between devices too.
+Tensor& copy_quantized_(Tensor& self, const Tensor& source, bool) {
+  TORCH_CHECK(self.is_quantized() == source.is_quantized(),
+              "Copying between a quantized and a plain Tensor needs quantize or dequantize");
+  TORCH_CHECK(self.dtype() == source.dtype() && self.sizes() == source.sizes(),
+              "Quantized copy only works with the same dtype and sizes");
+  if (self.is_same(source)) return self;
+  const Tensor dense = moved_to(source, c10::kCPU).contiguous(self.suggest_memory_format());
+  TORCH_CHECK(self.is_contiguous(self.suggest_memory_format()),
+              "Quantized copy only works with a contiguous destination");
+  bytes_of(self).copy_(bytes_of(dense));
+  at::set_quantizer_(self, at::get_qtensorimpl(dense)->quantizer());
+  return self;
+}
+
 }  // namespace
 
 Tensor moved_to(const Tensor& tensor, c10::Device device) {
+  if (tensor.is_quantized()) {
+    const Tensor bytes = bytes_of(tensor).to(device, /*non_blocking=*/false, /*copy=*/true);
+    const auto key =
+        device.is_cpu() ? DispatchKey::QuantizedCPU : DispatchKey::QuantizedPrivateUse1;
+    Tensor moved = at::detail::make_tensor<at::QTensorImpl>(
+        c10::Storage(bytes.storage()), c10::DispatchKeySet(key), tensor.dtype(),
+        at::get_qtensorimpl(tensor)->quantizer());
+    moved.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(),
+                                                       tensor.storage_offset());
+    return moved;
+  }
+  if (tensor.is_nested()) {
+    const auto* impl = at::native::get_nested_tensor_impl(tensor);
+    return at::detail::make_tensor<at::native::NestedTensorImpl>(
+        buffer_of(tensor).to(device), impl->get_nested_sizes(), impl->get_nested_strides(),
+        impl->get_storage_offsets());
+  }
   if (tensor.layout() == at::kStrided) return tensor.to(device);
   const auto options = tensor.options().device(device);
   if (tensor.is_sparse()) {
@@ -203,10 +274,49 @@ Tensor moved_to(const Tensor& tensor, c10::Device device) {
 }
 
 TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&sparse_fallback>());
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&layout_fallback>());
 }
 TORCH_LIBRARY_IMPL(_, SparseCsrPrivateUse1, m) {
-  m.fallback(torch::CppFunction::makeFromBoxedFunction<&sparse_fallback>());
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&layout_fallback>());
+}
+TORCH_LIBRARY_IMPL(_, NestedTensorPrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&layout_fallback>());
+}
+TORCH_LIBRARY_IMPL(_, QuantizedPrivateUse1, m) {
+  m.fallback(torch::CppFunction::makeFromBoxedFunction<&layout_fallback>());
+}
+
+// What makes another layout of dense tensors.
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("_nested_view_from_buffer", TORCH_FN(at::native::_nested_view_from_buffer));
+  for (const char* op :
+       {"quantize_per_tensor", "quantize_per_tensor.tensor_qparams", "quantize_per_tensor.tensors",
+        "quantize_per_tensor_dynamic", "quantize_per_channel", "_make_per_tensor_quantized_tensor",
+        "_make_per_channel_quantized_tensor", "_nested_from_padded", "_nested_tensor_from_mask",
+        "_nested_tensor_from_mask_left_aligned"}) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&layout_fallback>());
+  }
+}
+
+TORCH_LIBRARY_IMPL(aten, QuantizedPrivateUse1, m) { m.impl("copy_", TORCH_FN(copy_quantized_)); }
+
+TORCH_LIBRARY_IMPL(aten, NestedTensorPrivateUse1, m) {
+  m.impl("_nested_tensor_size", TORCH_FN(at::native::_nested_tensor_size));
+  m.impl("_nested_tensor_strides", TORCH_FN(at::native::_nested_tensor_strides));
+  m.impl("_nested_tensor_storage_offsets", TORCH_FN(at::native::_nested_tensor_storage_offsets));
+  m.impl("_to_copy", TORCH_FN(at::native::_to_copy_nested));
+  m.impl("alias", TORCH_FN(at::native::alias_nested));
+  m.impl("clone", TORCH_FN(at::native::clone_nested));
+  m.impl("copy_", TORCH_FN(at::native::copy_nested_));
+  m.impl("detach", TORCH_FN(at::native::detach));
+  m.impl("empty_like", TORCH_FN(at::native::empty_like_nested));
+  m.impl("is_same_size", TORCH_FN(at::native::nested_is_same_size));
+  m.impl("select.int", TORCH_FN(at::native::select_nested));
+  m.impl("split_with_sizes", TORCH_FN(at::native::split_with_sizes_nested));
+  m.impl("transpose.int", TORCH_FN(at::native::transpose_nested));
+  m.impl("unbind.int", TORCH_FN(at::native::NestedTensor_unbind));
+  m.impl("values", TORCH_FN(at::native::values_nested));
+  m.impl("view", TORCH_FN(at::native::view_nested));
 }
 
 TORCH_LIBRARY_IMPL(aten, SparsePrivateUse1, m) {
@@ -252,13 +362,15 @@ TORCH_LIBRARY_IMPL(aten, SparseCsrPrivateUse1, m) {
 namespace {
 
 // Kernels for all backends at once come before a fallback, and those of many ops know dense tensors
-// only: what has a kernel for the CPU's sparse tensors gets the fallback as its own.
+// only: what has a kernel for the CPU's tensors of a layout gets the fallback as its own.
 [[maybe_unused]] const bool g_registered = [] {
   static auto* handles = new std::vector<c10::RegistrationHandleRAII>;
   auto& dispatcher = c10::Dispatcher::singleton();
   constexpr std::pair<DispatchKey, DispatchKey> kKeys[] = {
       {DispatchKey::SparseCPU, DispatchKey::SparsePrivateUse1},
       {DispatchKey::SparseCsrCPU, DispatchKey::SparseCsrPrivateUse1},
+      {DispatchKey::NestedTensorCPU, DispatchKey::NestedTensorPrivateUse1},
+      {DispatchKey::QuantizedCPU, DispatchKey::QuantizedPrivateUse1},
   };
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
@@ -266,8 +378,8 @@ namespace {
     for (const auto& [there, here] : kKeys) {
       if (!op->hasKernelForDispatchKey(there) || op->hasKernelForDispatchKey(here)) continue;
       handles->push_back(dispatcher.registerImpl(
-          name, here, c10::KernelFunction::makeFromBoxedFunction<&sparse_fallback>(), std::nullopt,
-          nullptr, "accel: sparse fallback"));
+          name, here, c10::KernelFunction::makeFromBoxedFunction<&layout_fallback>(), std::nullopt,
+          nullptr, "accel: layout fallback"));
     }
   }
   return true;

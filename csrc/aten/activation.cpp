@@ -1,0 +1,167 @@
+// Activations and their derivatives that programs call most, unboxed; pointwise_boxed.cpp has the
+// rest.
+#include "csrc/aten/pointwise.h"
+
+namespace accel::aten {
+
+namespace {
+
+Opcode gelu_opcode(c10::string_view approximate, bool backward) {
+  TORCH_CHECK(approximate == "none" || approximate == "tanh",
+              "approximate argument must be either none or tanh.");
+  if (approximate == "tanh") return backward ? Opcode::GeluTanhBackward : Opcode::GeluTanh;
+  return backward ? Opcode::GeluBackward : Opcode::Gelu;
+}
+
+Tensor gelu(const Tensor& self, c10::string_view approximate) {
+  require_floating("GeluKernelImpl", self);
+  if (!floating_native({&self})) return to_host<Tensor>("aten::gelu", "", self, approximate);
+  return *floating(gelu_opcode(approximate, false), {}, {&self});
+}
+
+Tensor gelu_backward(const Tensor& grad, const Tensor& self, c10::string_view approximate) {
+  require_floating("GeluBackwardKernelImpl", self);
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::gelu_backward", "", grad, self, approximate);
+  }
+  return *floating(gelu_opcode(approximate, true), {}, {&grad, &self});
+}
+
+Tensor silu(const Tensor& self) {
+  require_floating("silu_cpu", self);
+  if (!floating_native({&self})) return to_host<Tensor>("aten::silu", "", self);
+  return *floating(Opcode::Silu, {}, {&self});
+}
+
+Tensor& silu_(Tensor& self) {
+  require_floating("silu_cpu", self);
+  if (!floating_native({&self})) {
+    to_host<Tensor>("aten::silu_", "", self);
+    return self;
+  }
+  floating(Opcode::Silu, self, {&self});
+  return self;
+}
+
+Tensor relu(const Tensor& self) {
+  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
+  if (!recordable({}, {&self})) return to_host<Tensor>("aten::relu", "", self);
+  return *floating(Opcode::Relu, {}, {&self});
+}
+
+Tensor& relu_(Tensor& self) {
+  TORCH_CHECK(self.scalar_type() != ScalarType::Bool, "Boolean inputs not supported for relu");
+  if (!recordable(self, {&self})) {
+    to_host<Tensor>("aten::relu_", "", self);
+    return self;
+  }
+  floating(Opcode::Relu, self, {&self});
+  return self;
+}
+
+// grad and a saved tensor, no scalars.
+template <const char* const* kName, Opcode kOpcode>
+Tensor backward_of(const Tensor& grad, const Tensor& saved) {
+  if (!floating_native({&grad, &saved})) return to_host<Tensor>(*kName, "", grad, saved);
+  return *floating(kOpcode, {}, {&grad, &saved});
+}
+
+Tensor threshold_backward(const Tensor& grad, const Tensor& self, const at::Scalar& threshold) {
+  if (!recordable({}, {&grad, &self})) {
+    return to_host<Tensor>("aten::threshold_backward", "", grad, self, threshold);
+  }
+  return *floating(Opcode::ThresholdBackward, {}, {&grad, &self}, {threshold});
+}
+
+Tensor leaky_relu(const Tensor& self, const at::Scalar& slope) {
+  require_floating("leaky_relu_cpu", self);
+  if (!floating_native({&self})) return to_host<Tensor>("aten::leaky_relu", "", self, slope);
+  return *floating(Opcode::LeakyRelu, {}, {&self}, {slope});
+}
+
+Tensor leaky_relu_backward(const Tensor& grad, const Tensor& self, const at::Scalar& slope,
+                           bool self_is_result) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::leaky_relu_backward", "", grad, self, slope, self_is_result);
+  }
+  return *floating(Opcode::LeakyReluBackward, {}, {&grad, &self}, {slope});
+}
+
+Tensor elu(const Tensor& self, const at::Scalar& alpha, const at::Scalar& scale,
+           const at::Scalar& input_scale) {
+  if (!floating_native({&self})) {
+    return to_host<Tensor>("aten::elu", "", self, alpha, scale, input_scale);
+  }
+  return *floating(Opcode::Elu, {}, {&self},
+                   {alpha.toDouble() * scale.toDouble(), scale, input_scale});
+}
+
+Tensor softplus(const Tensor& self, const at::Scalar& beta, const at::Scalar& threshold) {
+  require_floating("softplus_cpu", self);
+  if (!floating_native({&self})) {
+    return to_host<Tensor>("aten::softplus", "", self, beta, threshold);
+  }
+  return *floating(Opcode::Softplus, {}, {&self}, {beta, threshold});
+}
+
+Tensor softplus_backward(const Tensor& grad, const Tensor& self, const at::Scalar& beta,
+                         const at::Scalar& threshold) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::softplus_backward", "", grad, self, beta, threshold);
+  }
+  return *floating(Opcode::SoftplusBackward, {}, {&grad, &self}, {beta, threshold});
+}
+
+Tensor hardtanh(const Tensor& self, const at::Scalar& low, const at::Scalar& high) {
+  if (!floating_native({&self})) return to_host<Tensor>("aten::hardtanh", "", self, low, high);
+  return *floating(Opcode::Hardtanh, {}, {&self}, {low, high});
+}
+
+Tensor hardtanh_backward(const Tensor& grad, const Tensor& self, const at::Scalar& low,
+                         const at::Scalar& high) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::hardtanh_backward", "", grad, self, low, high);
+  }
+  return *floating(Opcode::HardtanhBackward, {}, {&grad, &self}, {low, high});
+}
+
+template <const char* const* kName, Opcode kOpcode>
+Tensor activation(const Tensor& self) {
+  require_floating("activation_cpu", self);
+  if (!floating_native({&self})) return to_host<Tensor>(*kName, "", self);
+  return *floating(kOpcode, {}, {&self});
+}
+
+constexpr const char* k_tanh_backward = "aten::tanh_backward";
+constexpr const char* k_sigmoid_backward = "aten::sigmoid_backward";
+constexpr const char* k_silu_backward = "aten::silu_backward";
+constexpr const char* k_hardsigmoid = "aten::hardsigmoid";
+constexpr const char* k_hardswish = "aten::hardswish";
+constexpr const char* k_mish = "aten::mish";
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("gelu", TORCH_FN(gelu));
+  m.impl("gelu_backward", TORCH_FN(gelu_backward));
+  m.impl("silu", TORCH_FN(silu));
+  m.impl("silu_", TORCH_FN(silu_));
+  m.impl("silu_backward", TORCH_FN((backward_of<&k_silu_backward, Opcode::SiluBackward>)));
+  m.impl("relu", TORCH_FN(relu));
+  m.impl("relu_", TORCH_FN(relu_));
+  m.impl("threshold_backward", TORCH_FN(threshold_backward));
+  m.impl("tanh_backward", TORCH_FN((backward_of<&k_tanh_backward, Opcode::TanhBackward>)));
+  m.impl("sigmoid_backward", TORCH_FN((backward_of<&k_sigmoid_backward, Opcode::SigmoidBackward>)));
+  m.impl("leaky_relu", TORCH_FN(leaky_relu));
+  m.impl("leaky_relu_backward", TORCH_FN(leaky_relu_backward));
+  m.impl("elu", TORCH_FN(elu));
+  m.impl("softplus", TORCH_FN(softplus));
+  m.impl("softplus_backward", TORCH_FN(softplus_backward));
+  m.impl("hardtanh", TORCH_FN(hardtanh));
+  m.impl("hardtanh_backward", TORCH_FN(hardtanh_backward));
+  m.impl("hardsigmoid", TORCH_FN((activation<&k_hardsigmoid, Opcode::Hardsigmoid>)));
+  m.impl("hardswish", TORCH_FN((activation<&k_hardswish, Opcode::Hardswish>)));
+  m.impl("mish", TORCH_FN((activation<&k_mish, Opcode::Mish>)));
+}
+
+}  // namespace accel::aten
