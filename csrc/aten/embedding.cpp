@@ -2,6 +2,7 @@
 // is raised at the next wait.
 #include <ATen/TensorUtils.h>
 
+#include "csrc/aten/indexing.h"
 #include "csrc/aten/inference.h"
 
 namespace accel::aten {
@@ -13,8 +14,22 @@ void check_indices(const char* op, const Tensor& indices) {
   at::checkScalarTypes(op, argument, {at::kLong, at::kInt});
 }
 
-// As the engine takes them: one dimension, any stride.
-Tensor flat(const Tensor& indices) { return indices.reshape(-1); }
+// Each index names a row of the table; `values` has the row's elements as its last dimension.
+void record_rows(Opcode opcode, const Tensor& table, const Tensor& indices, const Tensor& values,
+                 const IndexingRules& rules) {
+  const auto dims = static_cast<size_t>(indices.dim());
+  at::DimVector table_strides(dims + 1, 0), index_strides(indices.strides());
+  table_strides[dims] = table.stride(1);
+  index_strides.push_back(0);
+  record_indexing(opcode,
+                  {table,
+                   values,
+                   values.sizes(),
+                   table_strides,
+                   values.strides(),
+                   {{indices, index_strides, table.size(0), table.stride(0)}}},
+                  rules);
+}
 
 Tensor embedding(const Tensor& weight, const Tensor& indices, int64_t padding_index,
                  bool scale_by_frequency, bool sparse) {
@@ -28,14 +43,7 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, int64_t padding_in
   at::DimVector sizes(indices.sizes().begin(), indices.sizes().end());
   sizes.push_back(weight.size(1));
   Tensor out = empty_on(weight, sizes, weight.scalar_type());
-  const int64_t flat_sizes[] = {indices.numel(), weight.size(1)};
-  const int64_t flat_strides[] = {weight.size(1), 1};
-  Recording(Opcode::Embedding)
-      .output(out, flat_sizes, flat_strides)
-      .input(flat(indices))
-      .input(weight)
-      .attribute(weight.scalar_type())
-      .record();
+  if (out.numel() > 0) record_rows(Opcode::Embedding, weight, indices, out, {});
   return out;
 }
 
@@ -48,16 +56,15 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& indices, int64_t row
     return to_host<Tensor>("aten::embedding_dense_backward", "", grad, indices, rows, padding_index,
                            scale_by_frequency);
   }
-  const int64_t width = grad.size(-1);
-  Tensor grad_weight = empty_on(grad, {rows, width}, grad.scalar_type());
-  Recording(Opcode::EmbeddingBackward)
-      .output(grad_weight)
-      .input(flat(indices))
-      .input(grad.reshape({indices.numel(), width}))
-      .attribute(grad.scalar_type())
-      .attribute(static_cast<uint64_t>(padding_index))
-      .attribute(scale_by_frequency)
-      .record();
+  Tensor grad_weight = empty_on(grad, {rows, grad.size(-1)}, grad.scalar_type());
+  Recording(Opcode::Fill).output(grad_weight).attribute(grad.scalar_type()).scalar(0.0).record();
+  if (indices.numel() == 0 || grad_weight.numel() == 0) return grad_weight;
+  IndexingRules rules{scale_by_frequency ? IndexingMode::Mean : IndexingMode::Sum};
+  rules.include_self = IncludeSelf::No;
+  if (padding_index >= 0) rules.skipped = padding_index;
+  at::DimVector sizes(indices.sizes());
+  sizes.push_back(grad.size(-1));
+  record_rows(Opcode::EmbeddingBackward, grad_weight, indices, grad.reshape(sizes), rules);
   return grad_weight;
 }
 

@@ -136,7 +136,7 @@ HostSchema::HostSchema(const OperatorHandle& handle)
     reads_values |= entry.kind == Result::Value;
     returns.push_back(entry);
   }
-  // index() is given positions, never masks (see shape.cpp), so that its shape is known.
+  // index() is given positions, never masks (see indexing.cpp), so that its shape is known.
   const bool depends_on_data = base != "aten::index" && (op.hasTag(at::Tag::dynamic_output_shape) ||
                                                          op.hasTag(at::Tag::data_dependent_output));
   // These are values on every device; that unique() waits here is a want of a kernel.

@@ -11,7 +11,7 @@
 #include <ATen/ops/where.h>
 
 #include "csrc/aten/inference.h"
-#include "kernels/embedding/embedding.h"
+#include "kernels/loss/nll_loss.h"
 
 namespace accel::aten {
 

@@ -1,10 +1,9 @@
-// Ops that only move elements: cat, stack, roll, indexing. The result is allocated, and each piece
+// Ops that only move elements: cat, stack, roll. The result is allocated, and each piece
 // is one recorded copy into a slice of it, so that its producer can write there at once.
 #include <ATen/EmptyTensor.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/core/op_registration/adaption.h>
-#include <ATen/native/IndexingUtils.h>
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/cat_meta.h>
 #include <ATen/ops/empty.h>
@@ -218,25 +217,6 @@ Tensor roll(const Tensor& self, IntArrayRef shifts, IntArrayRef dims) {
   return out;
 }
 
-// --- indexing ------------------------------------------------------------------------------------
-
-// A host op. A mask becomes the positions where it is true, which is a value to wait for; what is
-// left has a shape that the index tensors tell.
-Tensor index(const Tensor& self, const c10::List<OptionalTensor>& indices) {
-  c10::List<OptionalTensor> positions;
-  for (Tensor& position : at::native::expandTensors(self, indices)) {
-    positions.push_back(position.defined() ? OptionalTensor(std::move(position)) : std::nullopt);
-  }
-  return to_host<Tensor>("aten::index", "Tensor", self, positions);
-}
-
-// A host op; its meta function does not look at the index' dtype.
-Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
-  TORCH_CHECK(index.scalar_type() == ScalarType::Int || index.scalar_type() == ScalarType::Long,
-              "index_select(): Expected dtype int32 or int64 for index");
-  return to_host<Tensor>("aten::index_select", "", self, dim, index);
-}
-
 // The CPU's own kernel wants another word for the same mistake.
 Tensor narrow_copy(const Tensor& self, int64_t dim, int64_t start, int64_t length) {
   TORCH_CHECK(dim < self.dim(), "Expected dim < self.dim() to be true, but got false.");
@@ -280,8 +260,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("stack", TORCH_FN(stack));
   m.impl("stack.out", TORCH_FN(stack_out));
   m.impl("roll", TORCH_FN(roll));
-  m.impl("index.Tensor", TORCH_FN(index));
-  m.impl("index_select", TORCH_FN(index_select));
   m.impl("channel_shuffle", TORCH_FN(channel_shuffle));
   m.impl("narrow_copy", TORCH_FN(narrow_copy));
   m.impl("max_unpool2d", TORCH_FN(max_unpool2d));

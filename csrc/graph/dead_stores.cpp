@@ -8,8 +8,7 @@ namespace {
 // What must run though nobody reads it: it may find an index out of range, or has effects that the
 // Graph does not see.
 bool has_effects(const Node& node) {
-  return node.opcode == Opcode::Host || node.opcode == Opcode::Embedding ||
-         node.opcode == Opcode::NllLoss;
+  return node.opcode == Opcode::Host || node.opcode == Opcode::NllLoss || is_indexing(node.opcode);
 }
 
 }  // namespace

@@ -27,6 +27,15 @@ std::string operator_name(const std::string& opcode) {
   return name;
 }
 
+// As the type that the CPU raises.
+[[noreturn]] void raise(const kernels::Fault& fault, const std::string& opcode) {
+  const std::string message =
+      c10::str("index ", fault.index, " is out of range for a dimension of size ", fault.bound,
+               " (in ", operator_name(opcode), " on accel)");
+  if (opcode == "Gather" || opcode.starts_with("Scatter")) TORCH_CHECK(false, message);
+  C10_THROW_ERROR(IndexError, message);
+}
+
 class SegmentCommand final : public runtime::Command {
  public:
   SegmentCommand(runtime::Stream& stream, std::unique_ptr<Segment> segment, bool separately)
@@ -90,9 +99,7 @@ class SegmentCommand final : public runtime::Command {
       kernels::set_team_width(runtime::elastic_team(stream_.tail()->last_recorded()));
       driver.launch(launch, arguments);
       if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
-        C10_THROW_ERROR(IndexError,
-                        c10::str("index ", fault.index, " is out of range for a dimension of size ",
-                                 fault.bound, " (in ", operator_name(launch.name), " on accel)"));
+        raise(fault, launch.name);
       }
     }
     count(Counter::Launches, static_cast<int64_t>(plan.launches.size()));

@@ -74,10 +74,16 @@ namespace accel::graph {
 #define ACCEL_SUMS_OPCODES(X) \
   X(LayerNormBackwardParameters) /* dy, x, mean? (none: RMS norm), rstd → dweight?, dbias? */
 
+// Elements and rows by index, all of them one engine (kernels/indexing/indexing.h): target,
+// indices → values; then values, target, indices → target. Attributes as indexing_launch() of
+// planner.cpp reads them.
+#define ACCEL_INDEXING_OPCODES(X)                                                            \
+  X(Embedding) X(Gather) X(Index) X(IndexSelect) X(Take) X(EmbeddingBackward) X(IndexAdd)    \
+  X(IndexCopy) X(IndexFill) X(IndexPut) X(Put) X(Scatter) X(ScatterAdd) X(ScatterReduce)
+
 // Engines of their own.
 #define ACCEL_ENGINE_OPCODES(X)                                                              \
-  X(Matmul) X(Attention) X(AttentionBackward) X(Embedding) X(EmbeddingBackward) X(NllLoss)   \
-  X(Pooling) X(Adam) X(Sgd) X(Host)
+  X(Matmul) X(Attention) X(AttentionBackward) X(NllLoss) X(Pooling) X(Adam) X(Sgd) X(Host)
 
 // clang-format on
 enum class Opcode : uint16_t {
@@ -85,7 +91,7 @@ enum class Opcode : uint16_t {
   ACCEL_UNARY_OPCODES(ACCEL_DECLARE) ACCEL_BINARY_OPCODES(ACCEL_DECLARE)
       ACCEL_COMPOSITE_OPCODES(ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE)
           ACCEL_ROW_OPCODES(ACCEL_DECLARE) ACCEL_SUMS_OPCODES(ACCEL_DECLARE)
-              ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
+              ACCEL_INDEXING_OPCODES(ACCEL_DECLARE) ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
 #undef ACCEL_DECLARE
 };
 
@@ -93,5 +99,16 @@ enum class Opcode : uint16_t {
 enum class Family : uint8_t { Pointwise, RowReduce, ColumnReduce, Matmul, Opaque };
 
 const char* name_of(Opcode opcode);
+
+constexpr bool is_indexing(Opcode opcode) {
+  switch (opcode) {
+#define ACCEL_CASE(name) case Opcode::name:
+    ACCEL_INDEXING_OPCODES(ACCEL_CASE)
+#undef ACCEL_CASE
+    return true;
+    default:
+      return false;
+  }
+}
 
 }  // namespace accel::graph

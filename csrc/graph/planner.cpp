@@ -100,42 +100,38 @@ Launch attention_launch(const Node& node) {
   return {launch, name_of(node.opcode)};
 }
 
-// indices [count], table [rows, width] → out [count, width]
-Launch embedding_launch(const Node& node) {
-  runtime::EmbeddingLaunch launch;
-  const View &indices = node.inputs[0], &table = node.inputs[1];
-  launch.embedding.count = indices.sizes[0];
-  launch.embedding.width = table.sizes[1];
-  launch.embedding.rows = table.sizes[0];
-  launch.embedding.index_dtype = indices.dtype;
-  launch.embedding.index_stride = indices.strides[0];
-  launch.embedding.dtype = table.dtype;
-  launch.embedding.table_row_stride = table.strides[0];
-  launch.embedding.table_column_stride = table.strides[1];
-  launch.indices = indices.reference();
-  launch.table = table.reference();
-  launch.out = node.outputs[0].reference();
-  return {launch, "Embedding"};
-}
-
-// indices [count], grad [count, width] → grad_table [rows, width]; attributes: -, padding, scale
-Launch embedding_backward_launch(const Node& node) {
-  runtime::EmbeddingBackwardLaunch launch;
-  const View &indices = node.inputs[0], &grad = node.inputs[1];
-  launch.embedding.count = indices.sizes[0];
-  launch.embedding.width = grad.sizes[1];
-  launch.embedding.rows = node.outputs[0].sizes[0];
-  launch.embedding.index_dtype = indices.dtype;
-  launch.embedding.index_stride = indices.strides[0];
-  launch.embedding.dtype = grad.dtype;
-  launch.embedding.grad_row_stride = grad.strides[0];
-  launch.embedding.grad_column_stride = grad.strides[1];
-  launch.embedding.padding_index = static_cast<int64_t>(node.attributes.at(1));
-  launch.embedding.scale_by_frequency = node.attributes.at(2) != 0;
-  launch.indices = indices.reference();
-  launch.grad = grad.reference();
-  launch.grad_table = node.outputs[0].reference();
-  return {launch, "EmbeddingBackward"};
+// Inputs: for Read target, indices; else values, target, indices. Output: values, or the target.
+// Values and indices have the sizes of the space. Attributes: dtype, mode, negative indices,
+// include self, skipped index; target strides over the space; bound and target stride of each
+// index.
+Launch indexing_launch(const Node& node) {
+  runtime::IndexingLaunch launch;
+  kernels::Indexing indexing;
+  auto attribute = node.attributes.begin();
+  indexing.dtype = static_cast<DType>(*attribute++);
+  indexing.mode = static_cast<kernels::IndexingMode>(*attribute++);
+  indexing.negative = static_cast<kernels::NegativeIndex>(*attribute++);
+  indexing.include_self = static_cast<kernels::IncludeSelf>(*attribute++);
+  indexing.skipped = static_cast<int64_t>(*attribute++);
+  const bool reads = indexing.mode == kernels::IndexingMode::Read;
+  const View& values = reads ? node.outputs[0] : node.inputs[0];
+  launch.target = (reads ? node.inputs[0] : node.outputs[0]).reference();
+  launch.other = values.reference();
+  indexing.sizes = values.sizes;
+  indexing.other_strides = values.strides;
+  for (size_t i = 0; i < values.sizes.size(); ++i) {
+    indexing.target_strides.push_back(static_cast<int64_t>(*attribute++));
+  }
+  for (size_t i = reads ? 1 : 2; i < node.inputs.size(); ++i) {
+    const View& view = node.inputs[i];
+    kernels::Indexing::Index index{view.dtype, 0, 0, view.strides};
+    index.bound = static_cast<int64_t>(*attribute++);
+    index.target_stride = static_cast<int64_t>(*attribute++);
+    indexing.indices.push_back(std::move(index));
+    launch.indices.push_back(view.reference());
+  }
+  launch.indexing = kernels::simplify(indexing);
+  return {launch, name_of(node.opcode)};
 }
 
 // input [rows, classes], targets [rows], weight? [classes] → out, total_weight;
@@ -255,14 +251,11 @@ Launch host_launch(const Node& node) {
 }
 
 Launch engine_launch(const Node& node) {
+  if (is_indexing(node.opcode)) return indexing_launch(node);
   switch (node.opcode) {
     case Opcode::Attention:
     case Opcode::AttentionBackward:
       return attention_launch(node);
-    case Opcode::Embedding:
-      return embedding_launch(node);
-    case Opcode::EmbeddingBackward:
-      return embedding_backward_launch(node);
     case Opcode::NllLoss:
       return nll_loss_launch(node);
     case Opcode::Pooling:

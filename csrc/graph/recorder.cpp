@@ -32,7 +32,7 @@ std::atomic<bool>& fusion_flag() {
   return flag;
 }
 
-bool opens_kernel(Opcode opcode) { return opcode >= Opcode::Matmul; }
+bool opens_kernel(Opcode opcode) { return opcode >= Opcode::Embedding; }
 
 [[maybe_unused]] const bool g_registered = [] {
   runtime::register_tail_factory([](runtime::Stream& stream) -> std::unique_ptr<runtime::Tail> {

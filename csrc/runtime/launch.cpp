@@ -1,6 +1,8 @@
 // Binds Arguments to a Launch and calls the kernel. Called by the host driver on a stream's worker.
 #include "csrc/runtime/launch.h"
 
+#include <c10/util/SmallVector.h>
+
 #include "kernels/copy/copy.h"
 
 namespace accel::runtime {
@@ -74,20 +76,11 @@ void run(const AttentionLaunch& launch, const Arguments& arguments) {
                               bind(launch.dmask_layout, launch.dmask, arguments));
 }
 
-void run(const EmbeddingLaunch& launch, const Arguments& arguments) {
-  kernels::Embedding embedding = launch.embedding;
-  embedding.indices = arguments.address(launch.indices);
-  embedding.table = arguments.address(launch.table);
-  embedding.out = arguments.address(launch.out);
-  kernels::embedding(embedding, arguments.fault);
-}
-
-void run(const EmbeddingBackwardLaunch& launch, const Arguments& arguments) {
-  kernels::EmbeddingBackward embedding = launch.embedding;
-  embedding.indices = arguments.address(launch.indices);
-  embedding.grad = arguments.address(launch.grad);
-  embedding.grad_table = arguments.address(launch.grad_table);
-  kernels::embedding_backward(embedding, arguments.fault);
+void run(const IndexingLaunch& launch, const Arguments& arguments) {
+  c10::SmallVector<const void*, 4> indices;
+  for (Reference index : launch.indices) indices.push_back(arguments.address(index));
+  kernels::indexing(launch.indexing, arguments.address(launch.target),
+                    arguments.address(launch.other), indices.data(), arguments.fault);
 }
 
 void run(const NllLossLaunch& launch, const Arguments& arguments) {

@@ -10,7 +10,8 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/common/fault.h"
-#include "kernels/embedding/embedding.h"
+#include "kernels/indexing/indexing.h"
+#include "kernels/loss/nll_loss.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
 #include "kernels/pooling/pooling.h"
@@ -80,14 +81,10 @@ struct AttentionLaunch {
       dmask_layout;
 };
 
-struct EmbeddingLaunch {
-  kernels::Embedding embedding;
-  Reference indices, table, out;
-};
-
-struct EmbeddingBackwardLaunch {
-  kernels::EmbeddingBackward embedding;
-  Reference indices, grad, grad_table;
+struct IndexingLaunch {
+  kernels::Indexing indexing;
+  Reference target, other;
+  std::vector<Reference> indices;
 };
 
 struct NllLossLaunch {
@@ -136,9 +133,8 @@ struct HostLaunch {
 };
 
 struct Launch {
-  std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, EmbeddingLaunch,
-               EmbeddingBackwardLaunch, NllLossLaunch, PoolingLaunch, AdamLaunch, SgdLaunch,
-               CopyLaunch, HostLaunch>
+  std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
+               PoolingLaunch, AdamLaunch, SgdLaunch, CopyLaunch, HostLaunch>
       kernel;
   std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
 };

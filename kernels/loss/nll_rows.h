@@ -1,17 +1,12 @@
-// The arithmetic behind embedding.cpp and nll_loss.cpp, compiled per instruction set
-// (rows.simd.cpp). Indices have been checked by then, or are reported back.
+// The arithmetic behind nll_loss.cpp, compiled per instruction set (nll_rows.simd.cpp). Targets out
+// of range are reported back.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/embedding/embedding.h"
+#include "kernels/loss/nll_loss.h"
 
 namespace accel::kernels {
-
-// args.grad_table[row, :] = the sum of args.grad[positions[i], :] for i in [0, count), in that
-// order.
-void sum_embedding_row(const EmbeddingBackward& args, int64_t row, const int32_t* positions,
-                       int64_t count);
 
 // What a run of rows adds to a negative log likelihood.
 struct NllPartial {

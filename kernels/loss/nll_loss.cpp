@@ -4,8 +4,8 @@
 #include "kernels/common/isa.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
-#include "kernels/embedding/embedding.h"
-#include "kernels/embedding/rows.h"
+#include "kernels/loss/nll_loss.h"
+#include "kernels/loss/nll_rows.h"
 
 namespace accel::kernels {
 
