@@ -13,6 +13,8 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/scan/scan.h"
+#include "kernels/sort/sort.h"
 #include "kernels/vector/program.h"
 
 namespace accel::runtime {
@@ -118,6 +120,22 @@ struct SgdLaunch {
   std::vector<Tensor> tensors;
 };
 
+struct ScanLaunch {
+  bool reduces = false;  // only the last values and places are wanted
+  kernels::Scan scan;
+  Reference in, values, indices;
+};
+
+struct SortLaunch {
+  kernels::Sort sort;
+  Reference in, values, indices;
+};
+
+struct SelectLaunch {
+  kernels::Select select;
+  Reference in, values, indices;
+};
+
 struct CopyLaunch {
   int64_t element_size = 0;
   std::vector<int64_t> sizes, destination_strides, source_strides;  // strides in bytes
@@ -131,8 +149,8 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, EmbeddingLaunch,
-               EmbeddingBackwardLaunch, NllLossLaunch, AdamLaunch, SgdLaunch, CopyLaunch,
-               HostLaunch>
+               EmbeddingBackwardLaunch, NllLossLaunch, AdamLaunch, SgdLaunch, ScanLaunch,
+               SortLaunch, SelectLaunch, CopyLaunch, HostLaunch>
       kernel;
   std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
 };
