@@ -1,5 +1,6 @@
 // Scans along a dimension (cumsum, cumprod, logcumsumexp, cummax, cummin) and the reductions that
 // find a place: argmax, argmin, max and min along a dimension.
+#include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/native/ReduceOpsUtils.h>
 #include <ATen/ops/argmax_meta.h>
@@ -35,6 +36,8 @@ bool is_same_view(const Tensor& a, const Tensor& b) {
 void record_scan(Opcode opcode, const Tensor& self, int64_t dim, const Tensor& values,
                  const Tensor& indices = {}) {
   dim = at::maybe_wrap_dim(dim, self.dim());
+  // The CPU checks the outputs of sums and products, not those of cummax and cummin.
+  if (!indices.defined()) at::assert_no_internal_overlap(values);
   // In place, every element is read before it is written; other overlaps go through a copy.
   const bool aliased = (values.is_alias_of(self) && !is_same_view(values, self)) ||
                        (indices.defined() && indices.is_alias_of(self));
@@ -130,6 +133,11 @@ void cumulative_extremum(const Tensor& self, Tensor& values, Tensor& indices, in
 void record_arg_reduction(Opcode opcode, const Tensor& self, int64_t dim, bool keepdim,
                           const Tensor& values, const Tensor& indices) {
   dim = at::maybe_wrap_dim(dim, self.dim());
+  // The CPU checks the outputs of max and min, not those of argmax and argmin.
+  if (values.defined()) {
+    at::assert_no_internal_overlap(values);
+    at::assert_no_internal_overlap(indices);
+  }
   if ((values.defined() && values.is_alias_of(self)) || indices.is_alias_of(self)) {
     return record_arg_reduction(opcode, self.clone(), dim, keepdim, values, indices);
   }
@@ -170,7 +178,7 @@ struct ArgReduction {
                      const Tensor& out) {
     if (dim) return record_arg_reduction(kOpcode, self, *dim, keepdim, {}, out);
     // The place in row-major order.
-    const Tensor place = out.dim() == 0 ? out : out.view({});
+    const Tensor place = out.dim() == 0 ? out : out.view(at::IntArrayRef{});
     record_arg_reduction(kOpcode, self.reshape(-1), 0, false, {}, place);
   }
 };

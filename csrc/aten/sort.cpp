@@ -26,10 +26,15 @@ bool is_ranked(const Tensor& self) {
   return is_sortable(self) && self.scalar_type() != ScalarType::Bool;
 }
 
-// A result is written while the input is still read: over its memory it reads a copy.
+// What is checked of outputs. A result is written while the input is still read: over its memory it
+// reads a copy.
 Tensor apart_from(const Tensor& self, const Tensor& values, const Tensor& indices) {
-  const bool aliased = (values.defined() && values.is_alias_of(self)) ||
-                       (indices.defined() && indices.is_alias_of(self));
+  bool aliased = false;
+  for (const Tensor* out : {&values, &indices}) {
+    if (!out->defined()) continue;
+    at::assert_no_internal_overlap(*out);
+    aliased |= out->is_alias_of(self);
+  }
   return aliased ? self.clone() : self;
 }
 
