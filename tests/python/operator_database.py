@@ -487,10 +487,9 @@ def _names_equal_elements(
         return x.gather(dim, places if kept else places.unsqueeze(dim))
 
     def fits(places: torch.Tensor, dim: int) -> bool:
-        kept = [n for d, n in enumerate(x.shape) if d != dim]
-        return kept == [
-            n for d, n in enumerate(places.shape) if d != dim or places.dim() != x.dim()
-        ]
+        rest = [n for d, n in enumerate(places.shape) if d != dim or places.dim() != x.dim()]
+        valid = not places.numel() or 0 <= places.min() <= places.max() < x.size(dim)
+        return valid and rest == [n for d, n in enumerate(x.shape) if d != dim]
 
     for e, g in zip(_tensors(expected), _tensors(got), strict=True):
         if describe(e) != describe(g):
