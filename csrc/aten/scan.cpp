@@ -10,6 +10,8 @@
 #include <ATen/ops/max_meta.h>
 #include <ATen/ops/min_meta.h>
 
+#include <limits>
+
 #include "csrc/aten/inference.h"
 #include "csrc/aten/lines.h"
 
@@ -28,6 +30,11 @@ bool is_whole(const Tensor& tensor) {
 bool is_same_view(const Tensor& a, const Tensor& b) {
   return a.data_ptr() == b.data_ptr() && a.strides() == b.strides() &&
          a.scalar_type() == b.scalar_type();
+}
+
+// Whether the engine can name places in it: it counts them in 32 bits.
+bool has_places(const Tensor& self) {
+  return is_plain(self) && is_native(self) && self.numel() <= std::numeric_limits<int32_t>::max();
 }
 
 // --- scans ---------------------------------------------------------------------------------------
@@ -121,7 +128,7 @@ constexpr char kCummax[] = "aten::_cummax_helper", kCummin[] = "aten::_cummin_he
 // What cummax and cummin call with outputs of the right sizes and dtypes.
 template <Opcode kOpcode, const char* kName>
 void cumulative_extremum(const Tensor& self, Tensor& values, Tensor& indices, int64_t dim) {
-  if (!is_plain(self) || !is_native(self) || !is_plain(values) || !is_plain(indices)) {
+  if (!has_places(self) || !is_plain(values) || !is_plain(indices)) {
     return to_host<void>(kName, "", self, values, indices, dim);
   }
   record_scan(kOpcode, self, dim, values, indices);
@@ -172,7 +179,7 @@ struct ArgReduction {
 
  private:
   static bool takes(const Tensor& self) {
-    return is_plain(self) && is_native(self) && self.scalar_type() != ScalarType::Bool;
+    return has_places(self) && self.scalar_type() != ScalarType::Bool;
   }
   static void record(const Tensor& self, std::optional<int64_t> dim, bool keepdim,
                      const Tensor& out) {
@@ -192,7 +199,7 @@ constexpr char kMin[] = "aten::min", kMinOut[] = "dim_min";
 template <typename Meta, Opcode kOpcode, const char* kName, const char* kOut>
 struct DimExtremum {
   static TensorPair functional(const Tensor& self, int64_t dim, bool keepdim) {
-    if (!is_plain(self) || !is_native(self)) {
+    if (!has_places(self)) {
       return to_host<TensorPair>(kName, "dim", self, dim, keepdim);
     }
     Inferred<Meta, 2> op;
@@ -202,7 +209,7 @@ struct DimExtremum {
   }
   static ReferencePair out(const Tensor& self, int64_t dim, bool keepdim, Tensor& values,
                            Tensor& indices) {
-    if (!is_plain(self) || !is_native(self) || !is_plain(values) || !is_plain(indices)) {
+    if (!has_places(self) || !is_plain(values) || !is_plain(indices)) {
       to_host<TensorPair>(kName, kOut, self, dim, keepdim, values, indices);
       return {values, indices};
     }

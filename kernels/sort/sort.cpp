@@ -116,12 +116,13 @@ void for_each_line(const Arguments& args, int64_t count, bool together, const Bo
   const int64_t units = count_of(dimensions) * groups;
   if (together) {
     for (int64_t unit = 0; unit < units; ++unit) run_group(unit);
-    return;
+    return trim_scratch();
   }
   const int64_t per_chunk = std::max<int64_t>(1, kChunkElements / (args.length * width));
   parallel_for((units + per_chunk - 1) / per_chunk, [&](int64_t chunk) {
     const int64_t end = std::min(units, (chunk + 1) * per_chunk);
     for (int64_t unit = chunk * per_chunk; unit < end; ++unit) run_group(unit);
+    trim_scratch();
   });
 }
 
