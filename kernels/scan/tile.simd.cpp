@@ -2,6 +2,8 @@
 // elements in their order.
 #include "kernels/scan/tile.h"
 
+#include <type_traits>
+
 #include "kernels/common/convert.h"
 #include "kernels/common/math.h"
 #include "kernels/common/simd.h"
