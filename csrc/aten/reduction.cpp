@@ -1,6 +1,6 @@
 // Reductions: sums, means, products, extrema, any and all, norms, variances. Recorded as Reduce
 // Nodes in the canonical order that logical shape alone decides. Reductions that find a place as
-// well as a value (argmax, max along a dimension) and scans are host ops.
+// well as a value (argmax, max along a dimension) are in scan.cpp.
 #include <cmath>
 
 #include <ATen/native/LinearAlgebraUtils.h>

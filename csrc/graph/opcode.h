@@ -85,6 +85,14 @@ namespace accel::graph {
 #define ACCEL_ENGINE_OPCODES(X)                                                              \
   X(Matmul) X(Attention) X(AttentionBackward) X(NllLoss) X(Pooling) X(Adam) X(Sgd) X(Host)
 
+// Lines along one dimension, attribute 1; outputs are values?, indices?. Scans write as many elements
+// as they read, sorts as many as the output has along the dimension, the others one: the outputs
+// have the dimensions that are kept.
+#define ACCEL_SCAN_OPCODES(X) \
+  X(Cumsum) X(Cumprod) X(Logcumsumexp) X(Cummax) X(Cummin) X(Argmax) X(Argmin)
+#define ACCEL_SORT_OPCODES(X) X(Sort) X(Topk) /* attribute 2: descending */
+#define ACCEL_SELECT_OPCODES(X) X(Kthvalue) /* attribute 2: k, from 0 */ X(Median) X(Nanmedian)
+
 // clang-format on
 enum class Opcode : uint16_t {
 #define ACCEL_DECLARE(name) name,
@@ -92,6 +100,8 @@ enum class Opcode : uint16_t {
       ACCEL_COMPOSITE_OPCODES(ACCEL_DECLARE) ACCEL_REDUCE_OPCODES(ACCEL_DECLARE)
           ACCEL_ROW_OPCODES(ACCEL_DECLARE) ACCEL_SUMS_OPCODES(ACCEL_DECLARE)
               ACCEL_INDEXING_OPCODES(ACCEL_DECLARE) ACCEL_ENGINE_OPCODES(ACCEL_DECLARE)
+                  ACCEL_SCAN_OPCODES(ACCEL_DECLARE) ACCEL_SORT_OPCODES(ACCEL_DECLARE)
+                      ACCEL_SELECT_OPCODES(ACCEL_DECLARE)
 #undef ACCEL_DECLARE
 };
 

@@ -242,6 +242,86 @@ Launch sgd_launch(const Node& node) {
   return {launch, "Sgd"};
 }
 
+kernels::ScanOp scan_op_of(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::Cumsum:
+      return kernels::ScanOp::Sum;
+    case Opcode::Cumprod:
+      return kernels::ScanOp::Product;
+    case Opcode::Logcumsumexp:
+      return kernels::ScanOp::LogSumExp;
+    case Opcode::Cummax:
+      return kernels::ScanOp::LastMaximum;
+    case Opcode::Cummin:
+      return kernels::ScanOp::LastMinimum;
+    case Opcode::Argmax:
+      return kernels::ScanOp::FirstMaximum;
+    default:
+      return kernels::ScanOp::FirstMinimum;
+  }
+}
+
+// A View as the engines that work along lines take it: strides in bytes. Results of one element a
+// line have only the kept dimensions.
+enum class Along : uint8_t { Line, KeptOnly };
+
+kernels::LineOperand line_operand(const View& view, size_t dim, Along along) {
+  kernels::LineOperand operand;
+  operand.dtype = view.dtype;
+  for (size_t i = 0; i < view.sizes.size(); ++i) {
+    const int64_t stride = view.strides[i] * kernels::size_of(view.dtype);
+    if (along == Along::Line && i == dim) {
+      operand.stride = stride;
+    } else {
+      operand.strides.push_back(stride);
+    }
+  }
+  return operand;
+}
+
+// What all such Nodes have: kernels::Scan, Sort and Select name it alike.
+template <class LineLaunch, class Kernel>
+Launch line_launch(const Node& node, LineLaunch launch, Kernel LineLaunch::*member, Along results) {
+  Kernel& kernel = launch.*member;
+  const View& in = node.inputs[0];
+  const auto dim = static_cast<size_t>(node.attributes.at(1));
+  kernel.sizes = in.sizes;
+  kernel.sizes.erase(kernel.sizes.begin() + static_cast<std::ptrdiff_t>(dim));
+  kernel.length = in.sizes[dim];
+  kernel.in = line_operand(in, dim, Along::Line);
+  launch.in = in.reference();
+  kernel.values = line_operand(node.outputs[0], dim, results);
+  launch.values = node.outputs[0].reference();
+  launch.indices = reference_of(node.outputs, 1);
+  if (launch.indices) kernel.indices = line_operand(node.outputs[1], dim, results);
+  return {launch, name_of(node.opcode)};
+}
+
+Launch scan_launch(const Node& node) {
+  runtime::ScanLaunch launch;
+  launch.reduces = node.opcode == Opcode::Argmax || node.opcode == Opcode::Argmin;
+  launch.scan.op = scan_op_of(node.opcode);
+  return line_launch(node, launch, &runtime::ScanLaunch::scan,
+                     launch.reduces ? Along::KeptOnly : Along::Line);
+}
+
+Launch sort_launch(const Node& node) {
+  runtime::SortLaunch launch;
+  launch.sort.count = node.outputs[0].sizes[static_cast<size_t>(node.attributes.at(1))];
+  launch.sort.order =
+      node.attributes.at(2) ? kernels::SortOrder::Descending : kernels::SortOrder::Ascending;
+  return line_launch(node, launch, &runtime::SortLaunch::sort, Along::Line);
+}
+
+Launch select_launch(const Node& node) {
+  runtime::SelectLaunch launch;
+  launch.select.rank = node.opcode == Opcode::Kthvalue ? kernels::Rank::Kth
+                       : node.opcode == Opcode::Median ? kernels::Rank::Median
+                                                       : kernels::Rank::NanMedian;
+  launch.select.k = static_cast<int64_t>(node.attributes.at(2));
+  return line_launch(node, launch, &runtime::SelectLaunch::select, Along::KeptOnly);
+}
+
 Launch host_launch(const Node& node) {
   runtime::HostLaunch launch;
   launch.call = node.host_call;
@@ -264,6 +344,17 @@ Launch engine_launch(const Node& node) {
       return adam_launch(node);
     case Opcode::Sgd:
       return sgd_launch(node);
+#define ACCEL_SCAN_CASE(name) case Opcode::name:
+      ACCEL_SCAN_OPCODES(ACCEL_SCAN_CASE)
+#undef ACCEL_SCAN_CASE
+      return scan_launch(node);
+    case Opcode::Sort:
+    case Opcode::Topk:
+      return sort_launch(node);
+    case Opcode::Kthvalue:
+    case Opcode::Median:
+    case Opcode::Nanmedian:
+      return select_launch(node);
     default:
       return host_launch(node);
   }

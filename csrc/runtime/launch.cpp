@@ -146,6 +146,28 @@ void run(const SgdLaunch& launch, const Arguments& arguments) {
   kernels::sgd(sgd, tensors.data(), static_cast<int64_t>(tensors.size()));
 }
 
+// The operands of a kernel that works along lines.
+template <class Launch, class Kernel>
+Kernel bind_lines(const Launch& launch, Kernel kernel, const Arguments& arguments) {
+  kernel.in.data = arguments.address(launch.in);
+  kernel.values.data = arguments.address(launch.values);
+  kernel.indices.data = arguments.address(launch.indices);
+  return kernel;
+}
+
+void run(const ScanLaunch& launch, const Arguments& arguments) {
+  const kernels::Scan scan = bind_lines(launch, launch.scan, arguments);
+  launch.reduces ? kernels::arg_reduce(scan) : kernels::scan(scan);
+}
+
+void run(const SortLaunch& launch, const Arguments& arguments) {
+  kernels::sort(bind_lines(launch, launch.sort, arguments));
+}
+
+void run(const SelectLaunch& launch, const Arguments& arguments) {
+  kernels::select(bind_lines(launch, launch.select, arguments));
+}
+
 void run(const CopyLaunch& launch, const Arguments& arguments) {
   kernels::strided_copy(static_cast<int>(launch.sizes.size()), launch.sizes.data(),
                         launch.element_size, arguments.address(launch.destination),

@@ -15,6 +15,8 @@
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
 #include "kernels/pooling/pooling.h"
+#include "kernels/scan/scan.h"
+#include "kernels/sort/sort.h"
 #include "kernels/vector/program.h"
 
 namespace accel::runtime {
@@ -121,6 +123,22 @@ struct SgdLaunch {
   std::vector<Tensor> tensors;
 };
 
+struct ScanLaunch {
+  bool reduces = false;  // only the last values and places are wanted
+  kernels::Scan scan;
+  Reference in, values, indices;
+};
+
+struct SortLaunch {
+  kernels::Sort sort;
+  Reference in, values, indices;
+};
+
+struct SelectLaunch {
+  kernels::Select select;
+  Reference in, values, indices;
+};
+
 struct CopyLaunch {
   int64_t element_size = 0;
   std::vector<int64_t> sizes, destination_strides, source_strides;  // strides in bytes
@@ -134,7 +152,8 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
-               PoolingLaunch, AdamLaunch, SgdLaunch, CopyLaunch, HostLaunch>
+               PoolingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
+               CopyLaunch, HostLaunch>
       kernel;
   std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
 };

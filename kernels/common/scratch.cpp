@@ -34,4 +34,14 @@ void* scratch(ScratchSlot slot, size_t bytes) {
   return t_pool.memory[i];
 }
 
+void trim_scratch() {
+  constexpr size_t kMost = 64 << 20;
+  for (int i = 0; i < static_cast<int>(ScratchSlot::Count); ++i) {
+    if (t_pool.size[i] <= kMost) continue;
+    std::free(t_pool.memory[i]);
+    t_pool.memory[i] = nullptr;
+    t_pool.size[i] = 0;
+  }
+}
+
 }  // namespace accel::kernels

@@ -10,4 +10,7 @@ enum class ScratchSlot { A, B, C, D, Count };
 
 void* scratch(ScratchSlot slot, size_t bytes);
 
+// Gives back the pieces of more than 64 MiB: after a kernel whose need follows from its operands.
+void trim_scratch();
+
 }  // namespace accel::kernels

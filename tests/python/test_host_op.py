@@ -9,16 +9,11 @@ from torch.nn import functional
 
 # Ops without a kernel of the device's own, whose outputs are known before they run.
 RECORDED = {
-    "sort": lambda x: x.sort(-1),
-    "topk": lambda x: x.topk(2),
-    "cumsum": lambda x: x.cumsum(0),
+    "mode": lambda x: x.round().mode(-1),
     "flip": lambda x: x.flip(0, 1),
     "erfcx": lambda x: torch.special.erfcx(x),
     "inverse": lambda x: torch.linalg.inv_ex(x[:, :5] + 5 * torch.eye(5, device=x.device)),
     "svd": lambda x: torch.linalg.svdvals(x),
-    "kthvalue": lambda x: x.kthvalue(2),
-    "median": lambda x: x.median(),
-    "logcumsumexp": lambda x: x.logcumsumexp(1),
     "complex": lambda x: torch.fft.fft(x).abs(),
     "complex product": lambda x: torch.complex(x, x) * torch.complex(x, -x),
     "searchsorted": lambda x: torch.searchsorted(x.sort(-1).values, x),
@@ -92,26 +87,24 @@ def test_an_argument_that_is_written_and_read():
 
 def test_out_arguments_are_resized_and_kept():
     x = torch.randn(4, 5)
-    values, indices = torch.empty(0, device="accel"), torch.empty(0, dtype=torch.int64).to("accel")
-    torch.sort(x.to("accel"), out=(values, indices))
-    expected = torch.sort(x)
-    assert torch.equal(values.cpu(), expected.values)
-    assert torch.equal(indices.cpu(), expected.indices)
+    q, r = torch.empty(0, device="accel"), torch.empty(0, device="accel")
+    torch.linalg.qr(x.to("accel"), out=(q, r))
+    torch.testing.assert_close((q.cpu(), r.cpu()), tuple(torch.linalg.qr(x)))
 
     strided = torch.zeros(5, 4, device="accel").t()
     address = strided.data_ptr()
-    result = torch.cumsum(x.to("accel"), 0, out=strided)
+    result = torch.special.erfcx(x.to("accel"), out=strided)
     assert result is strided and strided.data_ptr() == address and strided.stride() == (1, 4)
-    torch.testing.assert_close(strided.cpu(), x.cumsum(0))
+    torch.testing.assert_close(strided.cpu(), torch.special.erfcx(x))
     with pytest.warns(UserWarning, match="resize"):
-        torch.cumsum(x.to("accel"), 0, out=torch.zeros(3, device="accel"))
+        torch.special.erfcx(x.to("accel"), out=torch.zeros(3, device="accel"))
 
 
 def test_out_overloads_need_no_copy(counted):
     x = torch.randn(8, 8, device="accel")
     with counted() as change:
-        x.cumsum(0)
-        x.sort(1)
+        torch.special.erfcx(x)
+        x.renorm(2, 0, 1.0)
         torch.accel.synchronize()
     assert change["host_ops"] == 2
     assert change["host_op_copies"] == 0
