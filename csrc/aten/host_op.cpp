@@ -381,11 +381,12 @@ void count_fallback(const std::string& name) {
 }
 
 // A CPU result as a Tensor of the device.
-Tensor to_device(const HostSchema& schema, const Tensor& result, const HostArguments& arguments,
+Tensor to_device(const Tensor& result, const HostArguments& arguments,
                  const std::vector<Tensor>& tensors) {
   if (!result.defined()) return result;
-  if (result.layout() != at::kStrided || result.is_quantized() || result.is_nested())
+  if (result.layout() != at::kStrided || result.is_quantized() || result.is_nested()) {
     return moved_to(result, arguments.device());
+  }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (arguments.original(i).device().is_privateuseone() && result.has_storage() &&
         result.storage().is_alias_of(tensors[i].storage())) {
@@ -466,11 +467,11 @@ void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure
   for (size_t i = 0; i < schema.returns.size(); ++i) {
     if (schema.returns[i].argument >= 0) continue;
     if (call[i].isTensor()) {
-      results.emplace_back(to_device(schema, call[i].toTensor(), arguments, tensors));
+      results.emplace_back(to_device(call[i].toTensor(), arguments, tensors));
     } else if (call[i].isTensorList()) {
       c10::List<Tensor> list;
       for (const Tensor& tensor : call[i].toTensorVector()) {
-        list.push_back(to_device(schema, tensor, arguments, tensors));
+        list.push_back(to_device(tensor, arguments, tensors));
       }
       results.emplace_back(std::move(list));
     } else {

@@ -1,12 +1,17 @@
-// Ops that only move elements: cat, stack, roll. The result is allocated, and each piece
-// is one recorded copy into a slice of it, so that its producer can write there at once.
+// Ops that only move elements. Of cat, stack and roll the result is allocated, and each piece is one
+// recorded copy into a slice of it, so that its producer can write there at once; flips and pads are
+// picked by index.
 #include <ATen/EmptyTensor.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
+#include <ATen/WrapDimUtilsMulti.h>
 #include <ATen/core/op_registration/adaption.h>
 #include <ATen/native/TypeProperties.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat_meta.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
 #include "csrc/aten/alias.h"
@@ -252,6 +257,90 @@ Tensor channel_shuffle(const Tensor& self, int64_t groups) {
   return self.reshape(split).transpose(1, 2).reshape(self.sizes());
 }
 
+// --- by index: flips and pads --------------------------------------------------------------------
+
+Tensor flip(const Tensor& self, IntArrayRef dims) {
+  const auto flipped = at::dim_list_to_bitset(dims, static_cast<size_t>(self.dim()));
+  Tensor result = self;
+  for (int64_t dim = 0; dim < self.dim(); ++dim) {
+    const int64_t size = self.size(dim);
+    if (!flipped[static_cast<size_t>(dim)] || size < 2 || self.numel() == 0) continue;
+    result = at::index_select(result, dim,
+                              at::arange(size - 1, -1, -1, self.options().dtype(at::kLong)));
+  }
+  return result.is_same(self) ? self.clone() : result;
+}
+
+enum class Padding { Reflect, Replicate };
+
+template <Padding kPadding>
+int64_t source_of(int64_t i, int64_t size) {
+  if (kPadding == Padding::Replicate) return std::clamp<int64_t>(i, 0, size - 1);
+  return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i;
+}
+
+// Padding of the last `kDims` dimensions, (before, after) for each, the last dimension first.
+template <Padding kPadding, int kDims>
+struct Pad {
+  static std::string name(bool backward) {
+    return std::string("aten::") +
+           (kPadding == Padding::Reflect ? "reflection_pad" : "replication_pad") +
+           std::to_string(kDims) + "d" + (backward ? "_backward" : "");
+  }
+  // What does not fit the host refuses.
+  static bool fits(const Tensor& self, IntArrayRef padding) {
+    if (!is_plain(self) || padding.size() != 2 * kDims || self.numel() == 0) return false;
+    if (self.dim() != kDims + 1 && self.dim() != kDims + 2) return false;
+    for (int i = 0; i < kDims; ++i) {
+      const int64_t size = self.size(-1 - i), before = padding[2 * i], after = padding[2 * i + 1];
+      if (size + before + after < 1) return false;
+      if (kPadding == Padding::Reflect && (before >= size || after >= size)) return false;
+    }
+    return true;
+  }
+  // Where the elements of the padded dimension come from.
+  static Tensor index(const Tensor& self, int64_t size, int64_t before, int64_t after) {
+    Tensor index = at::empty({size + before + after}, at::kLong);
+    auto* data = index.mutable_data_ptr<int64_t>();
+    for (int64_t i = 0; i < index.numel(); ++i) data[i] = source_of<kPadding>(i - before, size);
+    return index.to(self.device(), /*non_blocking=*/true);
+  }
+  static Tensor forward(const Tensor& self, IntArrayRef padding) {
+    if (!fits(self, padding)) return to_host<Tensor>(name(false).c_str(), "", self, padding);
+    Tensor result = self;
+    for (int i = 0; i < kDims; ++i) {
+      const int64_t before = padding[2 * i], after = padding[2 * i + 1];
+      if (before == 0 && after == 0) continue;
+      const int64_t size = self.size(-1 - i);
+      result = at::index_select(result, -1 - i, index(self, size, before, after));
+    }
+    return result.is_same(self) ? self.clone() : result;
+  }
+  static Tensor backward(const Tensor& grad, const Tensor& self, IntArrayRef padding) {
+    bool matches = fits(self, padding) && is_plain(grad) && grad.dim() == self.dim() &&
+                   grad.scalar_type() == self.scalar_type();
+    for (int i = 0; matches && i < kDims; ++i) {
+      matches = grad.size(-1 - i) == self.size(-1 - i) + padding[2 * i] + padding[2 * i + 1];
+    }
+    if (!matches) return to_host<Tensor>(name(true).c_str(), "", grad, self, padding);
+    Tensor result = grad;
+    for (int i = 0; i < kDims; ++i) {
+      const int64_t before = padding[2 * i], after = padding[2 * i + 1];
+      if (before == 0 && after == 0) continue;
+      std::vector<int64_t> sizes = result.sizes().vec();
+      const int64_t size = sizes[sizes.size() - 1 - static_cast<size_t>(i)] = self.size(-1 - i);
+      result = at::zeros(sizes, grad.options())
+                   .index_add_(-1 - i, index(self, size, before, after), result);
+    }
+    return result.is_same(grad) ? grad.clone() : result;
+  }
+
+  static void register_in(torch::Library& m) {
+    m.impl(name(false).c_str(), TORCH_FN(forward));
+    m.impl(name(true).c_str(), TORCH_FN(backward));
+  }
+};
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -260,6 +349,13 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("stack", TORCH_FN(stack));
   m.impl("stack.out", TORCH_FN(stack_out));
   m.impl("roll", TORCH_FN(roll));
+  m.impl("flip", TORCH_FN(flip));
+  Pad<Padding::Reflect, 1>::register_in(m);
+  Pad<Padding::Reflect, 2>::register_in(m);
+  Pad<Padding::Reflect, 3>::register_in(m);
+  Pad<Padding::Replicate, 1>::register_in(m);
+  Pad<Padding::Replicate, 2>::register_in(m);
+  Pad<Padding::Replicate, 3>::register_in(m);
   m.impl("channel_shuffle", TORCH_FN(channel_shuffle));
   m.impl("narrow_copy", TORCH_FN(narrow_copy));
   m.impl("max_unpool2d", TORCH_FN(max_unpool2d));

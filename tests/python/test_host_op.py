@@ -10,7 +10,7 @@ from torch.nn import functional
 # Ops without a kernel of the device's own, whose outputs are known before they run.
 RECORDED = {
     "mode": lambda x: x.round().mode(-1),
-    "flip": lambda x: x.flip(0, 1),
+    "im2col": lambda x: functional.unfold(x[None, None], (2, 1)),
     "erfcx": lambda x: torch.special.erfcx(x),
     "inverse": lambda x: torch.linalg.inv_ex(x[:, :5] + 5 * torch.eye(5, device=x.device)),
     "svd": lambda x: torch.linalg.svdvals(x),

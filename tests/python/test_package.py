@@ -292,6 +292,7 @@ def test_streams_wait_for_each_other():
     x.record_stream(stream)
     torch.accel.current_stream().wait_stream(stream)
     assert (y + 1).sum().item() == 7000
+    stream.synchronize()
     assert stream.query()
 
 
