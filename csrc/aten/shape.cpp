@@ -1,6 +1,6 @@
-// Ops that only move elements. Of cat, stack and roll the result is allocated, and each piece is one
-// recorded copy into a slice of it, so that its producer can write there at once; flips and pads are
-// picked by index.
+// Ops that only move elements. Of cat, stack and roll the result is allocated, and each piece is
+// one recorded copy into a slice of it, so that its producer can write there at once; flips and
+// pads are picked by index.
 #include <ATen/EmptyTensor.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
