@@ -35,7 +35,7 @@ class Boundary {
 
   static constexpr uint64_t kWindow = 256, kLeast = 64, kMost = 2048;
   static constexpr uint64_t kRemembered = 16384;  // Nodes: the longest loop whose period is found
-  static constexpr size_t kUnitBytes = size_t{256} << 10;
+  static constexpr size_t kUnitBytes = size_t{128} << 10;
 
  private:
   struct Candidate {
