@@ -41,14 +41,6 @@ void add_rows_output(Recording& recording, const Tensor& tensor) {
   recording.output(tensor, channels_first(tensor.sizes()), channels_first(tensor.strides()));
 }
 
-void add_channel_output(Recording& recording, const Tensor& tensor) {
-  if (tensor.defined()) {
-    recording.output(tensor);
-  } else {
-    recording.no_output();
-  }
-}
-
 // A value a channel, repeated over the elements of `like` in its own order.
 void add_broadcast_input(Recording& recording, const Tensor& values, const Tensor& like) {
   DimVector strides(like.dim(), 0);
@@ -83,10 +75,6 @@ void check(const char* name, const Tensor& input, const Tensor& weight, const Te
   }
 }
 
-Tensor empty_result(const Tensor& input) {
-  return at::empty(input.sizes(), input.options().memory_format(input.suggest_memory_format()));
-}
-
 Tensor empty_statistic(const Tensor& input, int64_t elements) {
   return empty_on(input, {elements}, arithmetic_dtype(input.scalar_type()));
 }
@@ -98,9 +86,7 @@ void record_training(const Tensor& out, const Tensor& mean, const Tensor& rstd, 
                      const Tensor& running_var, double momentum, double eps) {
   Recording recording(Opcode::BatchNorm);
   add_rows_output(recording, out);
-  recording.output(mean).output(rstd);
-  add_channel_output(recording, running_mean);
-  add_channel_output(recording, running_var);
+  recording.output(mean).output(rstd).output(running_mean).output(running_var);
   add_rows_input(recording, input);
   recording.input(weight)
       .input(bias)
@@ -258,8 +244,7 @@ void record_backward(const Tensor& grad_input, const Tensor& grad_weight, const 
                      const Tensor& spread, const Tensor& weight, bool training, double eps) {
   Recording recording(Opcode::BatchNormBackward);
   add_rows_output(recording, grad_input);
-  add_channel_output(recording, grad_weight);
-  add_channel_output(recording, grad_bias);
+  recording.output(grad_weight).output(grad_bias);
   add_rows_input(recording, grad);
   add_rows_input(recording, input);
   recording.input(mean)

@@ -92,10 +92,6 @@ void check(const Tensor& input, const Tensor& weight, const Tensor& bias, int64_
   }
 }
 
-Tensor empty_result(const Tensor& input) {
-  return at::empty(input.sizes(), input.options().memory_format(input.suggest_memory_format()));
-}
-
 Three group_norm(const Tensor& input, const OptionalTensor& weight_option,
                  const OptionalTensor& bias_option, int64_t batch, int64_t channels,
                  int64_t positions, int64_t group_count, double eps) {
@@ -150,11 +146,7 @@ void record_backward_parameters(const Groups& groups, const Tensor& grad_weight,
                                 const Tensor& mean, const Tensor& rstd) {
   Recording recording(Opcode::LayerNormBackwardParameters);
   for (const Tensor& output : {grad_weight, grad_bias}) {
-    if (output.defined()) {
-      recording.output(output, {groups.groups, groups.channels}, {groups.channels, 1});
-    } else {
-      recording.no_output();
-    }
+    recording.output(output, {groups.groups, groups.channels}, {groups.channels, 1});
   }
   const DimVector sizes = groups.sizes(Order::Channels);
   recording.input(grad, sizes, groups.strides_of(grad, Order::Channels))

@@ -14,11 +14,8 @@ inline void add_lines_input(Recording& recording, const Tensor& tensor) {
 // A result with all dimensions of the input; undefined where it is not wanted.
 inline void add_lines_output(Recording& recording, const Tensor& tensor) {
   static constexpr int64_t kOne[] = {1};
-  if (!tensor.defined()) {
-    recording.no_output();
-  } else {
-    tensor.dim() == 0 ? recording.output(tensor, kOne, kOne) : recording.output(tensor);
-  }
+  const bool is_single = tensor.defined() && tensor.dim() == 0;
+  is_single ? recording.output(tensor, kOne, kOne) : recording.output(tensor);
 }
 
 // A result of one element a line, without what keepdim left of the dimension.

@@ -130,7 +130,7 @@ Recording& Recording::input(const OptionalTensor& tensor) {
 }
 
 Recording& Recording::input(const Tensor& tensor, IntArrayRef sizes) {
-  if (tensor.sizes() == sizes) return input(tensor);
+  if (!tensor.defined() || tensor.sizes() == sizes) return input(tensor);
   c10::SmallVector<int64_t, 8> strides(sizes.size(), 0);
   const auto missing = static_cast<int64_t>(sizes.size()) - tensor.dim();
   for (int64_t i = 0; i < tensor.dim(); ++i) {
@@ -140,11 +140,11 @@ Recording& Recording::input(const Tensor& tensor, IntArrayRef sizes) {
 }
 
 Recording& Recording::input(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides) {
-  return add(tensor, sizes, strides, inputs_);
+  return tensor.defined() ? add(tensor, sizes, strides, inputs_) : no_input();
 }
 
 Recording& Recording::output(const Tensor& tensor, IntArrayRef sizes, IntArrayRef strides) {
-  return add(tensor, sizes, strides, outputs_);
+  return tensor.defined() ? add(tensor, sizes, strides, outputs_) : no_output();
 }
 
 Recording& Recording::no_output() {
@@ -220,6 +220,10 @@ Tensor empty_like(const Tensor& like, ScalarType dtype) {
     return empty_on(like, like.sizes(), like.strides(), dtype);
   }
   return at::empty_like(like, like.options().dtype(dtype));
+}
+
+Tensor empty_result(const Tensor& like) {
+  return at::empty(like.sizes(), like.options().memory_format(like.suggest_memory_format()));
 }
 
 void resize_output(const Tensor& out, IntArrayRef sizes) { at::native::resize_output(out, sizes); }

@@ -67,8 +67,10 @@ class Recording {
 
   // Tensors are named, not copied: a copy of the last reference and its end would each ask for the
   // GIL. Temporaries are kept until the Recording goes.
-  Recording& output(const Tensor& tensor) { return add(tensor, outputs_); }
   // Undefined tensors and empty options become absent Views.
+  Recording& output(const Tensor& tensor) {
+    return tensor.defined() ? add(tensor, outputs_) : no_output();
+  }
   Recording& input(const Tensor& tensor) {
     return tensor.defined() ? add(tensor, inputs_) : no_input();
   }
@@ -125,6 +127,8 @@ Tensor empty_on(const Tensor& like, IntArrayRef sizes, ScalarType dtype);
 Tensor empty_on(const Tensor& like, IntArrayRef sizes, IntArrayRef strides, ScalarType dtype);
 // Dense, with the strides order of `like` (as at::empty_like).
 Tensor empty_like(const Tensor& like, ScalarType dtype);
+// Dense, in the memory format of `like` where it has one: what norms and pools return.
+Tensor empty_result(const Tensor& like);
 // out= argument: checks the dtype can hold `result`, resizes with PyTorch's warning.
 void resize_output(const Tensor& out, IntArrayRef sizes);
 
