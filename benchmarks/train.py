@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-CANDIDATES = ("accel", "cpu", "inductor")
+CANDIDATES = ("accel", "compiled", "cpu", "inductor")
 WORKLOADS = ("gpt", "gpt_large", "tiny", "mlp")
 
 
@@ -77,7 +77,7 @@ def make_workload(name: str):
 
 def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Tensor]:
     """A function that trains by one step and returns the loss, which may be on its way yet."""
-    device = "accel" if candidate == "accel" else "cpu"
+    device = "accel" if candidate in ("accel", "compiled") else "cpu"
     model, batch = make_workload(workload)
     model = model.to(device)
     move = lambda x: x.to(device)  # noqa: E731
@@ -88,8 +88,8 @@ def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Te
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             return model.loss(batch)
 
-    if candidate == "inductor":
-        compute = torch.compile(compute)
+    if candidate in ("compiled", "inductor"):
+        compute = torch.compile(compute, backend="accel" if candidate == "compiled" else "inductor")
 
     def step() -> torch.Tensor:
         loss = compute(batch)

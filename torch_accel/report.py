@@ -28,6 +28,7 @@ def counters() -> dict[str, int]:
     plan_hits, plan_misses: Segments whose Plan was, or was not, in the cache.
     segments, nodes, launches: what was handed over and run.
     idle_segments: those that an idle worker took before they were full.
+    regions: runs of what torch.compile or a graph captured.
     plan_nanoseconds: time spent on planning. cached_plans: Plans in the cache now.
     waits: times the host waited for a value.
     host_ops, host_op_copies: ATen CPU kernels run on the stream, and those that had to copy.

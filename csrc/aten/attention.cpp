@@ -10,6 +10,7 @@
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <c10/core/SymInt.h>
 
+#include "csrc/aten/alias.h"
 #include "csrc/aten/inference.h"
 
 namespace accel::aten {
@@ -100,16 +101,16 @@ DimVector strides_like(const Tensor& like, IntArrayRef sizes) {
   return strides;
 }
 
-// A reserved number, where backward can read it without a wait.
-Tensor cpu_number(int64_t value) {
-  Tensor number = at::detail::empty_cpu({}, ScalarType::Long);
-  *number.mutable_data_ptr<int64_t>() = value;
-  return number;
+// Seed and offset of the dropout for backward: in device memory, where forward writes them, so that
+// a graph that is replayed finds those of its own turn.
+std::pair<Tensor, Tensor> empty_philox(const Tensor& like) {
+  const Tensor both = empty_on(like, {2}, ScalarType::Long);
+  return {element_of(both, 0), element_of(both, 1)};
 }
 
-int64_t number_of(const Tensor& number) {
-  if (!number.defined()) return 0;
-  return number.is_cpu() ? *number.const_data_ptr<int64_t>() : number.item<int64_t>();
+// On the CPU they can come from a program that calls the backward op by itself.
+Tensor on_device(const Tensor& number, const Tensor& like) {
+  return number.defined() ? number.to(like.device()) : number;
 }
 
 void add_mask(Recording& recording, const Tensor& mask, const Tensor& query, const Tensor& key) {
@@ -151,20 +152,22 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
   const int64_t out_sizes[] = {batch, heads, length, value.size(3)};
   Tensor out = empty_on(query, out_sizes, strides_like(query, out_sizes), query.scalar_type());
   Tensor logsumexp = empty_on(query, {batch, heads, length}, arithmetic_dtype(query.scalar_type()));
+  auto [philox_seed, philox_offset] = empty_philox(query);
+  Recording recording(Opcode::Attention);
+  recording.output(out).output(logsumexp);
   PhiloxState philox{scalar_of(int64_t{0}), scalar_of(int64_t{0})};
   if (dropout > 0) {
     philox =
         reserve_philox(std::nullopt, query.device().index(), batch * heads * length * key.size(2));
+    recording.output(philox_seed).output(philox_offset);
   }
-  Recording recording(Opcode::Attention);
-  recording.output(out).output(logsumexp).input(query).input(key).input(value);
+  recording.input(query).input(key).input(value);
   add_mask(recording, mask, query, key);
   recording.attribute(query.scalar_type())
       .attribute(causal)
       .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
       .scalar(dropout)
-      .scalar(philox.seed)
-      .scalar(philox.offset)
+      .random(philox)
       .record();
   return {std::move(out),
           std::move(logsumexp),
@@ -172,8 +175,8 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
           Tensor(),
           c10::SymInt(length),
           c10::SymInt(key.size(2)),
-          cpu_number(philox.seed.i),
-          cpu_number(philox.offset.i),
+          std::move(philox_seed),
+          std::move(philox_offset),
           Tensor()};
 }
 
@@ -208,15 +211,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   }
   recording.input(query).input(key).input(value);
   add_mask(recording, mask, query, key);
-  recording.input(out)
-      .input(logsumexp)
-      .input(grad_out)
-      .attribute(dtype)
+  recording.input(out).input(logsumexp).input(grad_out);
+  if (dropout > 0) {
+    recording.input(on_device(philox_seed, query)).input(on_device(philox_offset, query));
+  }
+  recording.attribute(dtype)
       .attribute(causal)
       .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
       .scalar(dropout)
-      .scalar(scalar_of(number_of(philox_seed)))
-      .scalar(scalar_of(number_of(philox_offset)))
       .record();
   Tensor grad_mask;
   if (mask_wanted) grad_mask = at::sum_to(grad_scores, mask.sizes()).to(mask.scalar_type());

@@ -362,7 +362,7 @@ void HostOpCall::record(std::unique_ptr<HostOpCall> call) {
   arguments.drop_originals();
   arguments.drop_generator();
   const int device = arguments.device().index();
-  graph::NodeSpec node{graph::Opcode::Host, outputs, inputs, {}, {}, std::move(call)};
+  graph::NodeSpec node{graph::Opcode::Host, outputs, inputs, {}, {}, {}, std::move(call)};
   graph::record(device, node);
 }
 

@@ -306,6 +306,7 @@ void record(const HostSchema& schema, HostArguments arguments, const Inference& 
   }
   std::optional<uint64_t> seed;
   if (schema.is_random) {
+    graph::refuse_capture(arguments.device().index(), "random numbers made on the host");
     const PhiloxState state =
         reserve_philox(arguments.generator(), arguments.device().index(), /*elements=*/4);
     seed = graph::mix(static_cast<uint64_t>(state.seed.i), static_cast<uint64_t>(state.offset.i));

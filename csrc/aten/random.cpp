@@ -35,8 +35,7 @@ void record_uniform(const Tensor& out, double low, double range,
   Recording(Opcode::Uniform)
       .output(out)
       .attribute(arithmetic_dtype(out.scalar_type()))
-      .scalar(philox.seed)
-      .scalar(philox.offset)
+      .random(philox)
       .scalar(low)
       .scalar(range)
       .record();
@@ -48,10 +47,8 @@ void record_normal(const Tensor& out, double mean, double deviation,
   Recording(Opcode::Normal)
       .output(out)
       .attribute(arithmetic_dtype(out.scalar_type()))
-      .scalar(radius.seed)
-      .scalar(radius.offset)
-      .scalar(angle.seed)
-      .scalar(angle.offset)
+      .random(radius)
+      .random(angle)
       .scalar(mean)
       .scalar(deviation)
       .record();
@@ -222,6 +219,7 @@ Tensor& geometric_(Tensor& self, double p, OptionalGenerator generator) {
 // A CPU generator whose numbers continue those of the device's.
 at::Generator cpu_generator(const OptionalGenerator& generator, const Tensor& like,
                             int64_t elements) {
+  graph::refuse_capture(like.device().index(), "random numbers made on the host");
   const PhiloxState philox = reserve_philox(generator, like.device().index(), elements);
   const auto mixed = static_cast<uint64_t>(philox.seed.i) +
                      0x9e3779b97f4a7c15ull * (static_cast<uint64_t>(philox.offset.i) + 1);
@@ -352,8 +350,7 @@ struct BernoulliScalarKernel {
     Recording(Opcode::Bernoulli)
         .output(self)
         .attribute(ScalarType::Float)
-        .scalar(philox.seed)
-        .scalar(philox.offset)
+        .random(philox)
         .scalar(p)
         .record();
   }
@@ -378,8 +375,7 @@ struct BernoulliTensorKernel {
         .output(self)
         .input(p.expand_as(self))
         .attribute(arithmetic_dtype(dtype))
-        .scalar(philox.seed)
-        .scalar(philox.offset)
+        .random(philox)
         .record();
   }
 };
@@ -421,8 +417,7 @@ std::tuple<Tensor, Tensor> dropout(const Tensor& input, double p, std::optional<
       .output(mask)
       .input(input)
       .attribute(arithmetic_dtype(input.scalar_type()))
-      .scalar(philox.seed)
-      .scalar(philox.offset)
+      .random(philox)
       .scalar(p)
       .scalar(1 / (1 - p))
       .record();

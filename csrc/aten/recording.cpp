@@ -167,6 +167,11 @@ Recording& Recording::scalar(Scalar value) {
   return *this;
 }
 
+Recording& Recording::random(const PhiloxState& state) {
+  random_.push_back(static_cast<uint8_t>(scalars_.size()));
+  return scalar(state.seed).scalar(state.offset);
+}
+
 Recording& Recording::host_call(std::unique_ptr<graph::HostCall> call) {
   host_call_ = std::move(call);
   return *this;
@@ -197,6 +202,7 @@ void Recording::record() {
                        {inputs.data(), inputs.size()},
                        {attributes_.data(), attributes_.size()},
                        {scalars_.data(), scalars_.size()},
+                       {random_.data(), random_.size()},
                        std::move(host_call_)};
   graph::record(device_, node);
 }
@@ -230,6 +236,11 @@ void resize_output(const Tensor& out, IntArrayRef sizes) { at::native::resize_ou
 
 PhiloxState reserve_philox(const std::optional<at::Generator>& generator, int device,
                            int64_t elements) {
+  if (generator && generator->defined() &&
+      generator->unsafeGetGeneratorImpl() !=
+          runtime::default_generator(device).unsafeGetGeneratorImpl()) {
+    graph::refuse_capture(device, "random numbers of another generator than the device's");
+  }
   const at::Generator& chosen =
       generator && generator->defined() ? *generator : runtime::default_generator(device);
   auto* philox = at::check_generator<runtime::Generator>(chosen);

@@ -59,6 +59,11 @@ Scalar scalar_of(int64_t value);
 // The value of a 0-dimensional CPU Tensor.
 Scalar scalar_of_cpu(const Tensor& tensor, ScalarType compute);
 
+// Numbers that an op has reserved of a generator.
+struct PhiloxState {
+  Scalar seed, offset;
+};
+
 // One Node on its way to the Recorder. Outputs before inputs; nothing is copied until record().
 //   Recording(Opcode::Softmax).output(y).input(x).attribute(compute).attribute(kept).record();
 class Recording {
@@ -92,6 +97,8 @@ class Recording {
   // Not part of the key.
   Recording& scalar(Scalar value);
   Recording& scalar(double value) { return scalar(scalar_of(value)); }
+  // Two scalars: seed and offset.
+  Recording& random(const PhiloxState& state);
   Recording& host_call(std::unique_ptr<graph::HostCall> call);
 
   // Records on the current stream of the outputs' device. Nodes without elements to write are not
@@ -116,6 +123,7 @@ class Recording {
   c10::SmallVector<int64_t, 32> dims_;
   c10::SmallVector<uint64_t, 8> attributes_;
   c10::SmallVector<Scalar, 8> scalars_;
+  c10::SmallVector<uint8_t, 2> random_;
   std::unique_ptr<graph::HostCall> host_call_;
   std::list<Tensor> kept_;
 };
@@ -176,10 +184,7 @@ Result to_host(const char* name, const char* overload, Arguments&&... arguments)
   if constexpr (!std::is_void_v<Result>) return detail::Results<Result>::take(stack);
 }
 
-// The generator's numbers: reserves `count` Philox blocks and returns (seed, offset).
-struct PhiloxState {
-  Scalar seed, offset;
-};
+// Reserves the generator's numbers for so many elements.
 PhiloxState reserve_philox(const std::optional<at::Generator>& generator, int device,
                            int64_t elements);
 

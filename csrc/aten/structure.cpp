@@ -152,6 +152,8 @@ Tensor upload(const Tensor& from, const at::Device& device) {
   Tensor to = at::detail::empty_strided_generic(
       dense.sizes(), dense.strides(), c10::GetAllocator(c10::kPrivateUse1),
       c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), dense.scalar_type());
+  if (dense.numel() == 0) return to;
+  block_of(to)->filled_by_host.store(true, std::memory_order_relaxed);
   std::memcpy(runtime::host_pointer(to.data_ptr()), dense.const_data_ptr(), dense.nbytes());
   return to;
 }
@@ -166,6 +168,7 @@ void copy_from_host(const Tensor& from, const Tensor& to, bool non_blocking) {
   const bool untouched = block && !block->writer.load() && block->references.load() == 1;
   if (untouched) {
     // Fresh memory that no recorded Node knows: written in place, with the conversion.
+    block->filled_by_host.store(true, std::memory_order_relaxed);
     host_alias(to).copy_(plain);
     return;
   }

@@ -10,7 +10,7 @@ namespace {
 constexpr int kCounters = static_cast<int>(Counter::Count);
 std::atomic<int64_t> g_counters[kCounters];
 constexpr const char* kNames[kCounters] = {
-    "nodes",       "segments",         "idle_segments", "launches",       "plan_hits",
+    "nodes",       "segments",         "idle_segments", "regions",        "launches",  "plan_hits",
     "plan_misses", "plan_nanoseconds", "host_ops",      "host_op_copies", "fallbacks",
 };
 

@@ -11,6 +11,7 @@ enum class Counter {
   Nodes,
   Segments,
   IdleSegments,  // of them: taken by an idle worker
+  Regions,       // runs of captured Nodes
   Launches,
   PlanHits,
   PlanMisses,

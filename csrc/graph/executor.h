@@ -3,14 +3,17 @@
 
 #include <memory>
 
+#include "csrc/graph/plan.h"
 #include "csrc/graph/segment.h"
 #include "csrc/runtime/stream.h"
 
 namespace accel::graph {
 
-// separately: the Nodes are planned one by one.
 std::unique_ptr<runtime::Command> make_segment_command(runtime::Stream& stream,
                                                        std::unique_ptr<Segment> segment,
-                                                       bool separately);
+                                                       Planning planning);
+
+// Runs the Launches of a Plan on the stream's worker. Raises what a kernel finds.
+void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments);
 
 }  // namespace accel::graph

@@ -16,8 +16,11 @@ struct Plan {
   std::vector<runtime::Launch> launches;
 };
 
+// How the Nodes of a Graph are planned: together, or each by itself, with all it writes in memory.
+enum class Planning { Together, Separately };
+
 // Plans a Graph: runs the passes, then turns groups into Launches.
-Plan make_plan(Graph graph);
+Plan make_plan(Graph graph, Planning planning = Planning::Together);
 
 class PlanCache {
  public:

@@ -72,8 +72,6 @@ Launch attention_launch(const Node& node) {
   }
   launch.scale = scalar_of(node, 0);
   launch.dropout = scalar_of(node, 1);
-  launch.seed = scalar_of(node, 2);
-  launch.offset = scalar_of(node, 3);
   launch.q = q.reference();
   launch.k = k.reference();
   launch.v = v.reference();
@@ -82,7 +80,13 @@ Launch attention_launch(const Node& node) {
     launch.out = node.outputs[0].reference();
     launch.out_layout = tensor_of(node.outputs[0]);
     launch.logsumexp = node.outputs[1].reference();
+    launch.seed = scalar_of(node, 2);
+    launch.offset = scalar_of(node, 3);
+    launch.philox_seed = reference_of(node.outputs, 2);
+    launch.philox_offset = reference_of(node.outputs, 3);
   } else {
+    launch.philox_seed = reference_of(node.inputs, 7);
+    launch.philox_offset = reference_of(node.inputs, 8);
     launch.out = node.inputs[4].reference();
     launch.out_layout = tensor_of(node.inputs[4]);
     launch.logsumexp = node.inputs[5].reference();
@@ -97,7 +101,7 @@ Launch attention_launch(const Node& node) {
     launch.dmask = reference_of(node.outputs, 3);
     launch.dmask_layout = tensor_of(node.outputs[3]);
   }
-  return {launch, name_of(node.opcode)};
+  return {launch, name_of(node.opcode), {}};
 }
 
 // Inputs: for Read target, indices; else values, target, indices. Output: values, or the target.
@@ -131,7 +135,7 @@ Launch indexing_launch(const Node& node) {
     launch.indices.push_back(view.reference());
   }
   launch.indexing = kernels::simplify(indexing);
-  return {launch, name_of(node.opcode)};
+  return {launch, name_of(node.opcode), {}};
 }
 
 // input [rows, classes], targets [rows], weight? [classes] → out, total_weight;
@@ -152,7 +156,7 @@ Launch nll_loss_launch(const Node& node) {
   launch.weight = reference_of(node.inputs, 2);
   launch.out = node.outputs[0].reference();
   launch.total_weight = node.outputs[1].reference();
-  return {launch, "NllLoss"};
+  return {launch, "NllLoss", {}};
 }
 
 // Forward: input → output, indices?; backward: gradient, indices? → gradient of the input. The last
@@ -188,7 +192,7 @@ Launch pooling_launch(const Node& node) {
   launch.input = from.reference();
   launch.output = to.reference();
   launch.indices = reference_of(pooling.backward ? node.inputs : node.outputs, 1);
-  return {launch, "Pooling"};
+  return {launch, "Pooling", {}};
 }
 
 // Attributes: -, amsgrad, maximize, decay. Scalars: lr, beta1, beta2, weight_decay, eps. Inputs:
@@ -215,7 +219,7 @@ Launch adam_launch(const Node& node) {
                               in[0].reference(), out[1].reference(), out[2].reference(),
                               out[3].reference(), in[1].reference()});
   }
-  return {launch, "Adam"};
+  return {launch, "Adam", {}};
 }
 
 // Attributes: -, nesterov, maximize, first step. Scalars: lr, momentum, dampening, weight_decay.
@@ -239,7 +243,7 @@ Launch sgd_launch(const Node& node) {
     launch.tensors.push_back({out[0].elements(), out[0].dtype, out[0].reference(),
                               node.inputs[3 + i].reference(), out[1].reference()});
   }
-  return {launch, "Sgd"};
+  return {launch, "Sgd", {}};
 }
 
 kernels::ScanOp scan_op_of(Opcode opcode) {
@@ -294,7 +298,7 @@ Launch line_launch(const Node& node, LineLaunch launch, Kernel LineLaunch::*memb
   launch.values = node.outputs[0].reference();
   launch.indices = reference_of(node.outputs, 1);
   if (launch.indices) kernel.indices = line_operand(node.outputs[1], dim, results);
-  return {launch, name_of(node.opcode)};
+  return {launch, name_of(node.opcode), {}};
 }
 
 Launch scan_launch(const Node& node) {
@@ -327,7 +331,7 @@ Launch host_launch(const Node& node) {
   launch.call = node.host_call;
   for (const View& view : node.outputs) launch.views.push_back(view.reference());
   for (const View& view : node.inputs) launch.views.push_back(view.reference());
-  return {launch, "Host"};
+  return {launch, "Host", {}};
 }
 
 Launch engine_launch(const Node& node) {
@@ -372,7 +376,7 @@ Launch copy_launch(const Node& node) {
   }
   launch.destination = to.reference();
   launch.source = from.reference();
-  return {launch, "Copy"};
+  return {launch, "Copy", {}};
 }
 
 // --- groups --------------------------------------------------------------------------------------
@@ -385,14 +389,30 @@ class GroupPlanner {
   // The group's Launch, or none where its program does not fit.
   std::optional<Launch> plan() {
     const Node& first = graph_.nodes[group_.nodes[0]];
+    std::optional<Launch> launch;
     if (group_.nodes.size() == 1 && first.opcode == Opcode::Copy &&
         first.outputs[0].dtype == first.inputs[0].dtype) {
-      return copy_launch(first);
+      launch = copy_launch(first);
+    } else if (group_.family == Family::Opaque) {
+      launch = engine_launch(first);
+    } else if (group_.family == Family::Matmul && group_.nodes.size() == 1) {
+      launch = plain_matmul(first);
+    } else {
+      return program_launch(first);
     }
-    if (group_.family == Family::Opaque) return engine_launch(first);
-    if (group_.nodes.size() == 1) {
-      if (group_.family == Family::Matmul) return plain_matmul(first);
+    touch(*launch, first.outputs);
+    touch(*launch, first.inputs);
+    return launch;
+  }
+
+ private:
+  static void touch(Launch& launch, const std::vector<View>& views) {
+    for (const View& view : views) {
+      if (!view.absent()) launch.buffers.push_back(view.buffer);
     }
+  }
+
+  std::optional<Launch> program_launch(const Node& first) {
     ProgramBuilder builder(kind());
     for (int index : group_.nodes) {
       const Node& node = graph_.nodes[index];
@@ -413,11 +433,20 @@ class GroupPlanner {
       TORCH_INTERNAL_ASSERT(vec::is_supported(instruction.op, instruction.lane), name(),
                             " has no kernel for one of its dtypes");
     }
-    return group_.family == Family::Matmul ? fused_matmul(first, builder, std::move(*program))
-                                           : vector_launch(builder, std::move(*program));
+    std::optional<Launch> launch;
+    if (group_.family == Family::Matmul) {
+      launch = fused_matmul(first, builder, std::move(*program));
+      touch(*launch, first.inputs);
+    } else {
+      launch = vector_launch(builder, std::move(*program));
+    }
+    if (!launch) return std::nullopt;
+    for (const ProgramBuilder::Operand& operand : builder.operands()) {
+      launch->buffers.push_back(operand.view.buffer);
+    }
+    return launch;
   }
 
- private:
   vec::Kind kind() const {
     if (group_.family == Family::RowReduce) return vec::Kind::RowReduce;
     return group_.family == Family::ColumnReduce ? vec::Kind::ColumnReduce : vec::Kind::Pointwise;
@@ -457,7 +486,7 @@ class GroupPlanner {
     const View& out = node.outputs[0];
     launch.out = out.reference();
     launch.matmul.out = {nullptr, out.strides[0], out.strides[1], out.strides[2]};
-    return {launch, name()};
+    return {launch, name(), {}};
   }
 
   Launch fused_matmul(const Node& node, const ProgramBuilder& builder, vec::Program program) const {
@@ -472,7 +501,7 @@ class GroupPlanner {
       launch.references.push_back(operand.view.reference());
       launch.operands.push_back({nullptr, strides[0] * size, strides[1] * size, strides[2] * size});
     }
-    return {launch, name()};
+    return {launch, name(), {}};
   }
 
   std::optional<Launch> vector_launch(const ProgramBuilder& builder, vec::Program program) const {
@@ -534,7 +563,7 @@ class GroupPlanner {
       launch.operands.push_back(entry);
       launch.references.push_back(operand.view.reference());
     }
-    return Launch{launch, name()};
+    return Launch{launch, name(), {}};
   }
 
   // kept > 0 and nothing to reduce: the space keeps its sizes, a 0 among the reduced ones.
@@ -559,7 +588,7 @@ class GroupPlanner {
       launch.operands.push_back(entry);
       launch.references.push_back(operand.view.reference());
     }
-    return Launch{launch, name()};
+    return Launch{launch, name(), {}};
   }
 
   const Graph& graph_;
@@ -569,9 +598,17 @@ class GroupPlanner {
 
 }  // namespace
 
-Plan make_plan(Graph graph) {
-  remove_dead_stores(graph);
-  std::vector<Group> groups = fuse(graph);
+Plan make_plan(Graph graph, Planning planning) {
+  std::vector<Group> groups;
+  if (planning == Planning::Together) {
+    remove_dead_stores(graph);
+    groups = fuse(graph);
+  } else {
+    graph.live.assign(graph.live.size(), true);
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      groups.push_back(group_of(graph.nodes[i], static_cast<int>(i)));
+    }
+  }
   std::vector<int> last_readers(graph.live.size(), -1);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     if (graph.nodes[i].dead) continue;

@@ -96,6 +96,10 @@ void Recorder::record(NodeSpec& node) {
   bool handed_over = false;
   {
     std::lock_guard lock(mutex_);
+    if (captured_) {
+      captured_->append(node);
+      return;
+    }
     uint64_t weight = 1;
     uint64_t content = static_cast<uint64_t>(node.opcode);
     for (const ViewSpec& view : node.outputs) {
@@ -140,10 +144,45 @@ void Recorder::submit(Planning planning) {
   pending_.store(false, std::memory_order_release);
   count(Counter::Segments);
   if (planning == Planning::Separately && fusion_enabled()) count(Counter::IdleSegments);
-  sequences_.push_back(stream_.submit(
-      make_segment_command(stream_, std::move(segment_), planning == Planning::Separately)));
+  enqueue(make_segment_command(stream_, std::move(segment_), planning));
+}
+
+void Recorder::enqueue(std::unique_ptr<runtime::Command> command) {
+  sequences_.push_back(stream_.submit(std::move(command)));
   if (sequences_.size() > kRemembered) sequences_.pop_front();
   ++serial_;
+}
+
+void Recorder::submit(std::unique_ptr<runtime::Command> command, std::span<Block* const> written) {
+  {
+    std::lock_guard lock(mutex_);
+    TORCH_CHECK(!captured_, "a graph cannot be replayed while its stream is captured");
+    cut();
+    boundary_.restart();
+    for (Block* block : written) {
+      block->write_sequence.store(serial_, std::memory_order_relaxed);
+      block->writer.store(this, std::memory_order_release);
+    }
+    enqueue(std::move(command));
+  }
+  stream_.wait_for_room();
+}
+
+void Recorder::begin_capture() {
+  std::lock_guard lock(mutex_);
+  TORCH_CHECK(!captured_, "the current stream is already being captured");
+  cut();
+  boundary_.restart();
+  captured_ = std::make_unique<Segment>();
+  capturing_.store(true, std::memory_order_release);
+}
+
+std::unique_ptr<Segment> Recorder::end_capture() {
+  std::lock_guard lock(mutex_);
+  TORCH_CHECK(captured_, "the current stream is not being captured");
+  capturing_.store(false, std::memory_order_release);
+  captured_->seal(/*assume_live=*/false);
+  return std::move(captured_);
 }
 
 void Recorder::cut() {
@@ -184,11 +223,23 @@ void Recorder::wait_for(runtime::Block& block, const char* reason) {
   stream_.wait(sequence);
 }
 
-void record(int device, NodeSpec& node) {
-  static_cast<Recorder*>(runtime::current_stream(device).tail())->record(node);
+namespace {
+
+Recorder& current_recorder(int device) {
+  return *static_cast<Recorder*>(runtime::current_stream(device).tail());
+}
+
+}  // namespace
+
+void record(int device, NodeSpec& node) { current_recorder(device).record(node); }
+
+void refuse_capture(int device, const char* reason) {
+  TORCH_CHECK(!current_recorder(device).is_capturing(),
+              "operation not permitted when stream is capturing: ", reason);
 }
 
 void wait_for(runtime::Block& block, const char* reason) {
+  if (block.device >= 0) refuse_capture(block.device, reason);
   // Whether it has to wait is a matter of timing; that the program asks is not.
   count_op("read", reason);
   if (auto* recorder = static_cast<Recorder*>(block.writer.load(std::memory_order_acquire))) {

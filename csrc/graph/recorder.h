@@ -7,8 +7,10 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
+#include "csrc/graph/plan.h"
 #include "csrc/graph/segment.h"
 #include "csrc/runtime/stream.h"
 
@@ -69,21 +71,31 @@ class Recorder final : public runtime::Tail {
   // Waits until what has been recorded as writing the Block has run.
   void wait_for(runtime::Block& block, const char* reason);
 
+  // Queues a Command behind all that is recorded; it writes these Blocks.
+  void submit(std::unique_ptr<runtime::Command> command, std::span<Block* const> written);
+
+  // From now on Nodes are collected, not run, until end_capture() gives them, sealed. Meanwhile
+  // the host cannot have a value of this stream, and what asks for one raises.
+  void begin_capture();
+  std::unique_ptr<Segment> end_capture();
+  bool is_capturing() const { return capturing_.load(std::memory_order_acquire); }
+
   void hand_over() override;
   void hand_over_idle() override;
   bool pending() const override { return pending_.load(std::memory_order_acquire); }
   int64_t last_recorded() const override { return last_recorded_.load(std::memory_order_relaxed); }
 
  private:
-  // How the Nodes of a Segment are planned: together, or one by one by Plans of single Nodes.
-  enum class Planning { Together, Separately };
   void submit(Planning planning);
+  void enqueue(std::unique_ptr<runtime::Command> command);
   // Ends the Segment: the rest of it goes as its beginning went.
   void cut();
 
   runtime::Stream& stream_;
   std::mutex mutex_;
   std::unique_ptr<Segment> segment_;
+  std::unique_ptr<Segment> captured_;
+  std::atomic<bool> capturing_{false};
   Boundary boundary_;
   // After an idle hand-over the rest of that Segment is planned Node by Node too: where the pause
   // fell must not make a new key.
@@ -97,6 +109,9 @@ class Recorder final : public runtime::Tail {
 
 // Records on the calling thread's current stream of the device.
 void record(int device, NodeSpec& node);
+// Raises where the calling thread's current stream of the device is captured: `reason` is what a
+// graph that runs again cannot hold.
+void refuse_capture(int device, const char* reason);
 // Waits for whatever has been recorded as writing the Block, on any stream. Counted by reason.
 void wait_for(runtime::Block& block, const char* reason);
 

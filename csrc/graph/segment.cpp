@@ -109,6 +109,9 @@ uint64_t Segment::append(NodeSpec& node) {
   };
   for (const ViewSpec& view : node.outputs) append_view(view, true);
   for (const ViewSpec& view : node.inputs) append_view(view, false);
+  for (uint8_t index : node.random) {
+    random_scalars_.push_back(static_cast<uint32_t>(scalars_.size()) + index);
+  }
   scalars_.insert(scalars_.end(), node.scalars.begin(), node.scalars.end());
   if (node.host_call) host_calls_.push_back(std::move(node.host_call));
   hash_ = mix(mix(hash_, content), key);

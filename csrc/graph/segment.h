@@ -43,6 +43,8 @@ struct NodeSpec {
   std::span<const ViewSpec> inputs;
   std::span<const uint64_t> attributes = {};
   std::span<const Scalar> scalars = {};
+  // Among the scalars: where a reserved (seed, offset) of the device's generator begins.
+  std::span<const uint8_t> random = {};
   std::unique_ptr<HostCall> host_call = nullptr;  // Opcode::Host
 };
 
@@ -77,6 +79,8 @@ class Segment {
   const std::vector<int64_t>& offsets() const { return offsets_; }
   const std::vector<int32_t>& view_buffers() const { return view_buffers_; }
   const std::vector<Scalar>& scalars() const { return scalars_; }
+  // Among them: where a (seed, offset) begins.
+  const std::vector<uint32_t>& random_scalars() const { return random_scalars_; }
   const std::vector<std::unique_ptr<HostCall>>& host_calls() const { return host_calls_; }
   std::vector<std::unique_ptr<HostCall>>& host_calls() { return host_calls_; }
   // Where each Node's words begin.
@@ -90,6 +94,7 @@ class Segment {
   std::vector<int64_t> offsets_;
   std::vector<int32_t> view_buffers_;
   std::vector<Scalar> scalars_;
+  std::vector<uint32_t> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   std::vector<Block*> blocks_;
 

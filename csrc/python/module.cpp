@@ -14,6 +14,7 @@
 #include "csrc/graph/counters.h"
 #include "csrc/graph/plan.h"
 #include "csrc/graph/recorder.h"
+#include "csrc/python/bindings.h"
 #include "csrc/runtime/allocator.h"
 #include "csrc/runtime/driver.h"
 #include "csrc/runtime/process.h"
@@ -240,6 +241,8 @@ PYBIND11_MODULE(_C, module) {
 
   // ACCEL_FUSION while the process runs, for what compares the two.
   module.def("set_fusion_enabled", graph::set_fusion_enabled);
+
+  bind_capture(module);
 }
 
 }  // namespace accel::python

@@ -30,6 +30,8 @@ struct Block {
   // for. Written under the stream's recorder lock.
   std::atomic<void*> writer{nullptr};
   std::atomic<uint64_t> write_sequence{0};
+  // The host has filled it at the call, before any Node knew it.
+  std::atomic<bool> filled_by_host{false};
 
   // Set by the allocator.
   Block* next_free = nullptr;

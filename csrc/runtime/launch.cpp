@@ -64,8 +64,16 @@ void run(const AttentionLaunch& launch, const Arguments& arguments) {
   attention.mask = bind(attention.mask, launch.mask, arguments);
   attention.scale = value_of(launch.scale, arguments).d;
   attention.dropout = value_of(launch.dropout, arguments).d;
-  attention.seed = value_of(launch.seed, arguments).i;
-  attention.offset = value_of(launch.offset, arguments).i;
+  if (launch.philox_seed) {
+    auto* seed = reinterpret_cast<int64_t*>(arguments.address(launch.philox_seed));
+    auto* offset = reinterpret_cast<int64_t*>(arguments.address(launch.philox_offset));
+    if (!launch.backward) {
+      *seed = value_of(launch.seed, arguments).i;
+      *offset = value_of(launch.offset, arguments).i;
+    }
+    attention.seed = *seed;
+    attention.offset = *offset;
+  }
   const auto out = bind(launch.out_layout, launch.out, arguments);
   void* logsumexp = arguments.address(launch.logsumexp);
   if (!launch.backward) return kernels::attention_forward(attention, out, logsumexp);

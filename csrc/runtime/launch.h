@@ -77,7 +77,10 @@ struct MatmulLaunch {
 struct AttentionLaunch {
   bool backward = false;
   kernels::Attention attention;
-  ScalarSource scale, dropout, seed, offset;
+  ScalarSource scale, dropout;
+  // Of the dropout: forward takes them from scalars and leaves them in memory for backward.
+  ScalarSource seed, offset;
+  Reference philox_seed, philox_offset;
   Reference q, k, v, mask, out, logsumexp, grad_out, dq, dk, dv, dmask;
   kernels::AttentionTensor out_layout, grad_out_layout, dq_layout, dk_layout, dv_layout,
       dmask_layout;
@@ -155,7 +158,8 @@ struct Launch {
                PoolingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
                CopyLaunch, HostLaunch>
       kernel;
-  std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
+  std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
+  std::vector<int32_t> buffers;  // those it reads or writes, perhaps several times
 };
 
 // Runs a Launch with the kernels of this host, on the calling thread's team.

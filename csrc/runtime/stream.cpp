@@ -20,7 +20,8 @@ namespace {
 // operating system decides who runs: priority is what the program asked for, and no more.
 constexpr int kPoolSize = 32;
 constexpr int kStreamPools = 2;
-constexpr int kStreams = 1 + kStreamPools * kPoolSize;
+constexpr int kCaptureStream = 1 + kStreamPools * kPoolSize;
+constexpr int kStreams = kCaptureStream + 1;
 
 // How long the exit of the process waits for queued work, and then for what cannot be interrupted.
 constexpr int64_t kShutdownDrain = 2'000'000'000;  // ns
@@ -56,7 +57,7 @@ WorkerStream& stream_at(int device, int id) {
   std::lock_guard<std::mutex> lock(registry().mutex);
   if (WorkerStream* stream = slot.load(std::memory_order_relaxed)) return *stream;
   static const int at_exit [[maybe_unused]] = std::atexit([] { shutdown(); });
-  const int priority = id > kPoolSize ? -1 : 0;
+  const int priority = id > kPoolSize && id != kCaptureStream ? -1 : 0;
   auto* stream = new WorkerStream(device, id, priority);
   slot.store(stream, std::memory_order_release);
   return *stream;
@@ -122,6 +123,8 @@ Stream& stream_from_pool(int device, int priority) {
   const auto turn = static_cast<int>(next.fetch_add(1, std::memory_order_relaxed) % kPoolSize);
   return stream_at(device, 1 + pool * kPoolSize + turn);
 }
+
+Stream& capture_stream(int device) { return stream_at(device, kCaptureStream); }
 
 void synchronize_device(int device) {
   check_fork();

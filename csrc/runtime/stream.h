@@ -95,6 +95,8 @@ Stream& stream_of(c10::Stream stream);
 c10::Stream to_c10(const Stream& stream);
 void set_current_stream(Stream& stream);
 Stream& stream_from_pool(int device, int priority);
+// A stream that no program is given: what is recorded on it is captured, never run.
+Stream& capture_stream(int device);
 
 int current_device();
 void set_current_device(int device);  // raises for an index out of range

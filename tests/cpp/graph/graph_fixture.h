@@ -61,7 +61,7 @@ class Program {
     std::vector<ViewSpec> out, in;
     for (const Tensor& tensor : outputs) out.push_back(tensor.spec());
     for (const Tensor& tensor : inputs) in.push_back(tensor.spec());
-    NodeSpec node{opcode, out, in, attributes, scalars, nullptr};
+    NodeSpec node{opcode, out, in, attributes, scalars};
     return segment_.append(node);
   }
 

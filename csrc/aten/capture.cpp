@@ -1,0 +1,195 @@
+#include "csrc/aten/capture.h"
+
+#include <algorithm>
+
+#include <c10/core/DeviceGuard.h>
+
+#include "csrc/aten/alias.h"
+#include "csrc/aten/recording.h"
+#include "csrc/graph/recorder.h"
+#include "csrc/runtime/allocator.h"
+#include "csrc/runtime/generator.h"
+#include "csrc/runtime/stream.h"
+
+namespace accel::aten {
+
+namespace {
+
+runtime::Generator& generator_of(int device) {
+  return *at::check_generator<runtime::Generator>(runtime::default_generator(device));
+}
+
+graph::Recorder& recorder_of(runtime::Stream& stream) {
+  return *static_cast<graph::Recorder*>(stream.tail());
+}
+
+// Bytes from the Block's address to the Tensor's first element.
+int64_t position_in(const runtime::Block& block, const Tensor& tensor) {
+  const auto* base =
+      static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
+  return tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize()) +
+         (base ? base - block.address : 0);
+}
+
+template <typename Dims>
+bool equal(const Dims& a, IntArrayRef b) {
+  return IntArrayRef(a) == b;
+}
+
+}  // namespace
+
+CapturedCall::CapturedCall(int device, graph::Segment& segment, graph::Region::Random random,
+                           c10::ArrayRef<Tensor> inputs, c10::ArrayRef<Tensor> outputs)
+    : device_(device) {
+  std::vector<runtime::Block*> given;
+  auto slot_of = [&](runtime::Block* block) {
+    const auto slot =
+        static_cast<size_t>(std::find(given.begin(), given.end(), block) - given.begin());
+    if (slot == given.size()) given.push_back(block);
+    return slot;
+  };
+  auto layout_of = [](const Tensor& tensor) {
+    Layout layout{tensor.scalar_type(), {}, {}};
+    layout.sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
+    layout.strides.assign(tensor.strides().begin(), tensor.strides().end());
+    return layout;
+  };
+  for (const Tensor& tensor : inputs) {
+    TORCH_CHECK(is_plain(tensor) && tensor.device().index() == device,
+                "a captured call takes strided tensors of one accel device");
+    runtime::Block* block = block_of(tensor);
+    const size_t slot = slot_of(block);
+    inputs_.push_back({layout_of(tensor), slot, position_in(*block, tensor)});
+  }
+  input_blocks_ = given.size();
+  for (const Tensor& tensor : outputs) {
+    Output& output = outputs_.emplace_back();
+    if (!tensor.defined()) continue;
+    TORCH_CHECK(is_plain(tensor) && tensor.device().index() == device,
+                "a captured call makes strided tensors of one accel device");
+    output.defined = true;
+    output.layout = layout_of(tensor);
+    runtime::Block* block = block_of(tensor);
+    const size_t slot = slot_of(block);
+    if (slot < input_blocks_) {
+      const auto owner = std::find_if(inputs_.begin(), inputs_.end(),
+                                      [&](const Input& input) { return input.given == slot; });
+      TORCH_CHECK(owner->layout.dtype == output.layout.dtype,
+                  "a captured call returns an input as another dtype");
+      output.input = static_cast<int32_t>(owner - inputs_.begin());
+      output.offset =
+          tensor.storage_offset() - inputs[static_cast<size_t>(output.input)].storage_offset();
+      continue;
+    }
+    TORCH_CHECK(!block->writer.load() && !block->filled_by_host.load(),
+                "a captured call returns memory that was there before it");
+    output.storage = static_cast<int32_t>(slot - input_blocks_);
+    output.offset = tensor.storage_offset();
+    storages_.resize(given.size() - input_blocks_);
+    storages_[static_cast<size_t>(output.storage)] = tensor.storage().nbytes();
+  }
+  region_ = std::make_shared<const graph::Region>(device, segment, std::move(segment.host_calls()),
+                                                  given, random);
+}
+
+bool CapturedCall::accepts(c10::ArrayRef<Tensor> inputs) const {
+  if (inputs.size() != inputs_.size()) return false;
+  c10::SmallVector<runtime::Block*, 64> blocks(input_blocks_);
+  c10::SmallVector<int64_t, 64> shifts(input_blocks_);
+  size_t seen = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& tensor = inputs[i];
+    const Input& input = inputs_[i];
+    if (tensor.scalar_type() != input.layout.dtype || !is_plain(tensor) ||
+        tensor.device().index() != device_ || !equal(input.layout.sizes, tensor.sizes()) ||
+        !equal(input.layout.strides, tensor.strides())) {
+      return false;
+    }
+    runtime::Block* block = block_of(tensor);
+    const int64_t shift = position_in(*block, tensor) - input.position;
+    if (input.given < seen) {
+      if (blocks[input.given] != block || shifts[input.given] != shift) return false;
+    } else {
+      if (std::find(blocks.begin(), blocks.begin() + seen, block) != blocks.begin() + seen) {
+        return false;
+      }
+      blocks[seen] = block;
+      shifts[seen++] = shift;
+    }
+  }
+  return true;
+}
+
+std::vector<Tensor> CapturedCall::run(c10::ArrayRef<Tensor> inputs) const {
+  const c10::DeviceGuard guard(
+      c10::Device(c10::kPrivateUse1, static_cast<c10::DeviceIndex>(device_)));
+  std::vector<graph::Region::Given> given(input_blocks_);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    runtime::Block* block = block_of(inputs[i]);
+    given[inputs_[i].given] = {block, position_in(*block, inputs[i]) - inputs_[i].position};
+  }
+  c10::SmallVector<c10::Storage, 16> storages;
+  for (size_t bytes : storages_) {
+    c10::DataPtr memory = c10::GetAllocator(c10::kPrivateUse1)->allocate(bytes);
+    given.push_back({runtime::block_of(memory)});
+    storages.emplace_back(c10::Storage::use_byte_size_t(), bytes, std::move(memory),
+                          c10::GetAllocator(c10::kPrivateUse1), /*resizable=*/true);
+  }
+  uint64_t seed = 0, first = 0;
+  if (region_->random_count() > 0) {
+    std::tie(seed, first) = generator_of(device_).reserve(region_->random_count());
+  }
+  region_->run(runtime::current_stream(device_), given, seed, first);
+  std::vector<Tensor> results;
+  results.reserve(outputs_.size());
+  for (const Output& output : outputs_) {
+    if (!output.defined) {
+      results.emplace_back();
+    } else if (output.input >= 0) {
+      const Tensor& source = inputs[static_cast<size_t>(output.input)];
+      results.push_back(alias_of(source, output.layout.dtype, output.layout.sizes,
+                                 output.layout.strides, source.storage_offset() + output.offset));
+    } else {
+      Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+          c10::Storage(storages[static_cast<size_t>(output.storage)]),
+          c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+          c10::scalarTypeToTypeMeta(output.layout.dtype));
+      tensor.unsafeGetTensorImpl()->set_sizes_and_strides(output.layout.sizes,
+                                                          output.layout.strides, output.offset);
+      results.push_back(std::move(tensor));
+    }
+  }
+  return results;
+}
+
+Capture::Capture(int device)
+    : device_(device),
+      before_(runtime::current_stream(device)),
+      stream_(runtime::capture_stream(device)),
+      first_random_(generator_of(device).get_offset()) {
+  recorder_of(stream_).begin_capture();
+  runtime::set_current_stream(stream_);
+}
+
+Capture::~Capture() {
+  if (active_) end();
+}
+
+// The numbers that were reserved meanwhile are the generator's again: each run reserves its own.
+std::unique_ptr<graph::Segment> Capture::end() {
+  active_ = false;
+  runtime::set_current_stream(before_);
+  generator_of(device_).set_offset(first_random_);
+  return recorder_of(stream_).end_capture();
+}
+
+std::shared_ptr<const CapturedCall> Capture::finish(c10::ArrayRef<Tensor> inputs,
+                                                    c10::ArrayRef<Tensor> outputs) {
+  const uint64_t last_random = generator_of(device_).get_offset();
+  const std::unique_ptr<graph::Segment> segment = end();
+  return std::make_shared<const CapturedCall>(
+      device_, *segment, graph::Region::Random{first_random_, last_random - first_random_}, inputs,
+      outputs);
+}
+
+}  // namespace accel::aten

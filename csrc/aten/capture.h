@@ -1,0 +1,80 @@
+// Capture: a piece of program whose ops are recorded once, as a Region, and called again with other
+// Tensors of the same sizes and strides. torch.compile's graphs run this way.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
+
+#include "csrc/graph/region.h"
+
+namespace accel::aten {
+
+// What a capture became.
+class CapturedCall {
+ public:
+  // inputs, outputs: the Tensors that the captured ops took and made.
+  CapturedCall(int device, graph::Segment& segment, graph::Region::Random random,
+               c10::ArrayRef<at::Tensor> inputs, c10::ArrayRef<at::Tensor> outputs);
+
+  // Whether the Tensors can stand for those of the capture: device, dtypes, sizes, strides, and
+  // which of them share memory.
+  bool accepts(c10::ArrayRef<at::Tensor> inputs) const;
+  // Records one run on the current stream. inputs: as accepted.
+  std::vector<at::Tensor> run(c10::ArrayRef<at::Tensor> inputs) const;
+
+  const graph::Region& region() const { return *region_; }
+
+ private:
+  struct Layout {
+    c10::ScalarType dtype;
+    c10::SmallVector<int64_t, 5> sizes, strides;
+  };
+  struct Input {
+    Layout layout;
+    size_t given;      // the Block, among those that a run gives
+    int64_t position;  // bytes into the Block
+  };
+  struct Output {
+    bool defined = false;
+    int32_t input = -1;    // whose storage it shares
+    int32_t storage = -1;  // else: among the fresh ones
+    Layout layout;
+    int64_t offset = 0;  // elements into the storage, or from where the input's elements begin
+  };
+
+  const int device_;
+  std::vector<Input> inputs_;
+  std::vector<Output> outputs_;
+  size_t input_blocks_ = 0;
+  std::vector<size_t> storages_;  // bytes of each fresh one
+  std::shared_ptr<const graph::Region> region_;
+};
+
+// While one is alive, the calling thread's ops on the device are collected instead of run, on a
+// stream that is not the program's. One at a time on a device.
+class Capture {
+ public:
+  explicit Capture(int device);
+  // Without finish(), as if nothing had been recorded.
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  std::shared_ptr<const CapturedCall> finish(c10::ArrayRef<at::Tensor> inputs,
+                                             c10::ArrayRef<at::Tensor> outputs);
+
+ private:
+  std::unique_ptr<graph::Segment> end();
+
+  const int device_;
+  runtime::Stream& before_;
+  runtime::Stream& stream_;
+  uint64_t first_random_;
+  bool active_ = true;
+};
+
+}  // namespace accel::aten

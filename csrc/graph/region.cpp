@@ -1,0 +1,171 @@
+#include "csrc/graph/region.h"
+
+#include <algorithm>
+
+#include "csrc/graph/counters.h"
+#include "csrc/graph/executor.h"
+#include "csrc/graph/recorder.h"
+#include "csrc/runtime/address.h"
+#include "csrc/runtime/allocator.h"
+
+namespace accel::graph {
+
+namespace {
+
+// Places in the workspace begin at cache lines of their own.
+constexpr size_t kAlignment = 64;
+
+// Whether the Nodes alone make the Block's content, and nobody reads it but they.
+bool is_temporary(const Block& block) {
+  return !block.user_alive.load(std::memory_order_acquire) &&
+         !block.writer.load(std::memory_order_relaxed) &&
+         !block.filled_by_host.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+// One run on its way through the stream. Its Blocks are its own until it has run.
+class Region::Run final : public runtime::Command {
+ public:
+  Run(std::shared_ptr<const Region> region, runtime::Stream& stream, std::span<const Given> given,
+      uint64_t seed, uint64_t first_random)
+      : region_(std::move(region)), stream_(stream), scalars_(region_->scalars_) {
+    for (const Given& entry : given) blocks_.emplace_back(entry.block);
+    if (region_->workspace_ > 0) {
+      workspace_ = runtime::allocate_block(region_->workspace_, region_->device_);
+      // Nothing that the user has allocated.
+      workspace_->retain();
+      runtime::delete_block(workspace_);
+    }
+    for (const Buffer& buffer : region_->buffers_) {
+      const auto place = static_cast<size_t>(buffer.place);
+      char* address = nullptr;
+      if (buffer.home == Home::Given && given[place].block) {
+        address = given[place].block->address + given[place].shift;
+      } else if (buffer.home == Home::Kept) {
+        address = region_->kept_[place]->address;
+      } else if (buffer.home == Home::Workspace) {
+        address = workspace_->address + place;
+      }
+      addresses_.push_back(address ? static_cast<char*>(runtime::host_pointer(address)) : nullptr);
+    }
+    for (uint32_t index : region_->random_scalars_) {
+      scalars_[index].i = static_cast<int64_t>(seed);
+      scalars_[index + 1].i += static_cast<int64_t>(first_random - region_->random_.first);
+    }
+  }
+  ~Run() override {
+    if (workspace_) workspace_->drop();
+  }
+
+  void run() override {
+    std::vector<HostCall*> host_calls;
+    for (const auto& call : region_->host_calls_) host_calls.push_back(call.get());
+    run_plan(
+        stream_, region_->plan_,
+        {addresses_.data(), region_->offsets_.data(), scalars_.data(), host_calls.data(), nullptr});
+  }
+
+  size_t bytes() const override { return region_->workspace_; }
+
+ private:
+  const std::shared_ptr<const Region> region_;
+  runtime::Stream& stream_;
+  std::vector<runtime::BlockReference> blocks_;
+  Block* workspace_ = nullptr;
+  std::vector<char*> addresses_;
+  std::vector<Scalar> scalars_;
+};
+
+Region::Region(int device, const Segment& segment,
+               std::vector<std::unique_ptr<HostCall>> host_calls, std::span<Block* const> given,
+               Random random)
+    : device_(device),
+      buffers_(segment.buffers()),
+      offsets_(segment.offsets()),
+      scalars_(segment.scalars()),
+      random_scalars_(segment.random_scalars()),
+      host_calls_(std::move(host_calls)),
+      random_(random) {
+  Graph graph = Graph::from(segment);
+  std::vector<size_t> sizes(buffers_.size());
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    Block* block = segment.block(i);
+    Buffer& buffer = buffers_[i];
+    const auto found = std::find(given.begin(), given.end(), block);
+    if (found != given.end()) {
+      buffer = {Home::Given, found - given.begin()};
+    } else if (is_temporary(*block)) {
+      sizes[i] = block->size;
+    } else {
+      buffer = {Home::Kept, static_cast<int64_t>(kept_.size())};
+      kept_.emplace_back(block);
+    }
+    graph.live[i] = buffer.home != Home::Nowhere;
+  }
+  for (const Node& node : graph.nodes) {
+    for (const View& view : node.outputs) {
+      if (!view.absent()) buffers_[view.buffer].written = true;
+    }
+  }
+  plan_ = make_plan(std::move(graph), fusion_enabled() ? Planning::Together : Planning::Separately);
+  place_in_workspace(sizes);
+}
+
+// Largest first, each at the lowest place that is free from its first Launch to its last.
+void Region::place_in_workspace(const std::vector<size_t>& sizes) {
+  struct Temporary {
+    int32_t buffer;
+    size_t bytes;
+    size_t first, last;  // Launches
+    size_t begin = 0;
+    size_t end() const { return begin + bytes; }
+  };
+  std::vector<int32_t> index(buffers_.size(), -1);
+  std::vector<Temporary> temporaries;
+  for (size_t launch = 0; launch < plan_.launches.size(); ++launch) {
+    for (int32_t buffer : plan_.launches[launch].buffers) {
+      if (buffers_[buffer].home != Home::Nowhere) continue;
+      if (index[buffer] < 0) {
+        index[buffer] = static_cast<int32_t>(temporaries.size());
+        const size_t bytes = (sizes[buffer] + kAlignment - 1) / kAlignment * kAlignment;
+        temporaries.push_back({buffer, bytes, launch, launch});
+      }
+      temporaries[index[buffer]].last = launch;
+    }
+  }
+  std::stable_sort(temporaries.begin(), temporaries.end(),
+                   [](const Temporary& a, const Temporary& b) { return a.bytes > b.bytes; });
+  std::vector<const Temporary*> placed;  // by where they begin
+  for (Temporary& temporary : temporaries) {
+    for (const Temporary* other : placed) {
+      if (other->last < temporary.first || other->first > temporary.last) continue;
+      if (other->begin >= temporary.end()) break;
+      temporary.begin = std::max(temporary.begin, other->end());
+    }
+    const auto where =
+        std::upper_bound(placed.begin(), placed.end(), temporary.begin,
+                         [](size_t begin, const Temporary* other) { return begin < other->begin; });
+    placed.insert(where, &temporary);
+    buffers_[temporary.buffer].home = Home::Workspace;
+    buffers_[temporary.buffer].place = static_cast<int64_t>(temporary.begin);
+    workspace_ = std::max(workspace_, temporary.end());
+  }
+}
+
+void Region::run(runtime::Stream& stream, std::span<const Given> given, uint64_t seed,
+                 uint64_t first_random) const {
+  std::vector<Block*> written;
+  for (const Buffer& buffer : buffers_) {
+    if (!buffer.written) continue;
+    const auto place = static_cast<size_t>(buffer.place);
+    if (buffer.home == Home::Given && given[place].block) written.push_back(given[place].block);
+    if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
+  }
+  count(Counter::Regions);
+  static_cast<Recorder*>(stream.tail())
+      ->submit(std::make_unique<Run>(shared_from_this(), stream, given, seed, first_random),
+               written);
+}
+
+}  // namespace accel::graph

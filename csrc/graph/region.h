@@ -1,0 +1,72 @@
+// Region: Nodes that were captured once and run again by one call, over other memory.
+//
+// What a stream captures (Recorder::begin_capture) is one Segment, however long. A Region keeps its
+// Plan and forgets the Blocks it was captured with, but for those that it stands on: memory that
+// was there before, or that the user still holds. What nobody holds lives in one piece of memory
+// that is taken anew for each run, where values that are never needed at once share their place.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "csrc/graph/plan.h"
+#include "csrc/graph/segment.h"
+#include "csrc/runtime/stream.h"
+
+namespace accel::graph {
+
+class Region : public std::enable_shared_from_this<Region> {
+ public:
+  // One Block of a run, in the place of one that was captured. shift: bytes from where the captured
+  // Views began to where this run's do.
+  struct Given {
+    Block* block;
+    int64_t shift = 0;
+  };
+
+  // Numbers of the generator, from the first that the capture saw, that a run draws.
+  struct Random {
+    uint64_t first = 0, count = 0;
+  };
+
+  // given: the captured Blocks that each run replaces; one that no Node names may be among them.
+  Region(int device, const Segment& segment, std::vector<std::unique_ptr<HostCall>> host_calls,
+         std::span<Block* const> given, Random random);
+
+  // Queues one run on the stream. given: as in the constructor. first_random: where the numbers
+  // reserved for it begin.
+  void run(runtime::Stream& stream, std::span<const Given> given, uint64_t seed,
+           uint64_t first_random) const;
+
+  uint64_t random_count() const { return random_.count; }
+  // Bytes of the memory that a run takes for itself.
+  size_t workspace() const { return workspace_; }
+  const Plan& plan() const { return plan_; }
+
+ private:
+  class Run;
+
+  enum class Home : uint8_t { Nowhere, Given, Kept, Workspace };
+  struct Buffer {
+    Home home = Home::Nowhere;
+    int64_t place = 0;  // among the given ones, the kept ones, or bytes into the workspace
+    bool written = false;
+  };
+
+  void place_in_workspace(const std::vector<size_t>& sizes);
+
+  const int device_;
+  Plan plan_;
+  std::vector<Buffer> buffers_;
+  std::vector<runtime::BlockReference> kept_;
+  std::vector<int64_t> offsets_;
+  std::vector<Scalar> scalars_;
+  std::vector<uint32_t> random_scalars_;
+  std::vector<std::unique_ptr<HostCall>> host_calls_;
+  const Random random_;
+  size_t workspace_ = 0;
+};
+
+}  // namespace accel::graph

@@ -1,0 +1,10 @@
+// What the files of torch_accel._C add to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace accel::python {
+
+void bind_capture(pybind11::module_& module);
+
+}  // namespace accel::python

@@ -1,0 +1,217 @@
+// Regions: what was captured runs again over other memory, and temporaries that share a place never
+// meet.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "csrc/graph/recorder.h"
+#include "csrc/graph/region.h"
+#include "csrc/runtime/address.h"
+#include "csrc/runtime/allocator.h"
+
+namespace accel::graph {
+namespace {
+
+constexpr auto kFloat = static_cast<uint64_t>(DType::Float32);
+
+// A dense fp32 vector in device memory, dead to the user when the object goes.
+class Vector {
+ public:
+  explicit Vector(int64_t size)
+      : size_(size),
+        block_(runtime::allocate_block(static_cast<size_t>(size) * sizeof(float), 0),
+               runtime::delete_block) {}
+
+  Block* block() const { return block_.get(); }
+  int64_t size() const { return size_; }
+  ViewSpec view() const { return {block_.get(), DType::Float32, 1, &size_, &kStride, 0}; }
+  float* data() const { return reinterpret_cast<float*>(runtime::host_pointer(block_->address)); }
+  void fill(const std::vector<float>& values) const {
+    std::copy(values.begin(), values.end(), data());
+  }
+  std::vector<float> values() const { return {data(), data() + size_}; }
+
+ private:
+  static constexpr int64_t kStride = 1;
+  int64_t size_;
+  std::unique_ptr<Block, void (*)(void*)> block_;
+};
+
+Recorder& recorder() { return *static_cast<Recorder*>(runtime::capture_stream(0).tail()); }
+
+void record(Opcode opcode, const Vector& out, std::initializer_list<const Vector*> in,
+            std::vector<uint64_t> attributes, std::vector<Scalar> scalars = {},
+            std::vector<uint8_t> random = {}) {
+  const ViewSpec output = out.view();
+  std::vector<ViewSpec> inputs;
+  for (const Vector* vector : in) inputs.push_back(vector->view());
+  NodeSpec node{opcode, {&output, 1}, inputs, attributes, scalars, random};
+  recorder().record(node);
+}
+
+void add(const Vector& out, const Vector& a, const Vector& b) {
+  record(Opcode::Add, out, {&a, &b}, {kFloat, 1});
+}
+
+std::shared_ptr<const Region> make_region(const std::vector<Block*>& given,
+                                          Region::Random random = {}) {
+  const std::unique_ptr<Segment> segment = recorder().end_capture();
+  return std::make_shared<const Region>(0, *segment, std::move(segment->host_calls()), given,
+                                        random);
+}
+
+void run(const Region& region, const std::vector<Region::Given>& given, uint64_t first_random = 0) {
+  runtime::Stream& stream = runtime::default_stream(0);
+  region.run(stream, given, /*seed=*/7, first_random);
+  stream.synchronize();
+}
+
+TEST(Region, RunsOverTheMemoryOfEachRun) {
+  const Vector x(100), y(100);
+  recorder().begin_capture();
+  add(y, x, x);
+  const auto region = make_region({x.block(), y.block()});
+  for (float value : {1.0f, 2.5f}) {
+    const Vector in(100), out(100);
+    in.fill(std::vector<float>(100, value));
+    run(*region, {{in.block()}, {out.block()}});
+    EXPECT_EQ(out.values(), std::vector<float>(100, 2 * value));
+  }
+  EXPECT_EQ(region->workspace(), 0u);
+}
+
+TEST(Region, AShiftMovesAllViewsOfTheBlock) {
+  const Vector x(4), y(4);
+  recorder().begin_capture();
+  add(y, x, x);
+  const auto region = make_region({x.block(), y.block()});
+  const Vector in(8), out(4);
+  in.fill({1, 2, 3, 4, 5, 6, 7, 8});
+  run(*region, {{in.block(), 3 * sizeof(float)}, {out.block()}});
+  EXPECT_EQ(out.values(), (std::vector<float>{8, 10, 12, 14}));
+}
+
+TEST(Region, KeepsWhatTheUserHolds) {
+  const Vector constant(4), out(4);
+  constant.fill({1, 2, 3, 4});
+  recorder().begin_capture();
+  add(out, constant, constant);
+  const auto region = make_region({});
+  run(*region, {});
+  EXPECT_EQ(out.values(), (std::vector<float>{2, 4, 6, 8}));
+  constant.fill({5, 6, 7, 8});
+  run(*region, {});
+  EXPECT_EQ(out.values(), (std::vector<float>{10, 12, 14, 16}));
+}
+
+TEST(Region, KeepsWhatTheHostFilledDuringTheCapture) {
+  const Vector out(4);
+  recorder().begin_capture();
+  {
+    const Vector constant(4);
+    constant.block()->filled_by_host = true;
+    constant.fill({1, 2, 3, 4});
+    add(out, constant, constant);
+  }
+  const auto region = make_region({out.block()});
+  const Vector other(4);
+  run(*region, {{other.block()}});
+  EXPECT_EQ(other.values(), (std::vector<float>{2, 4, 6, 8}));
+}
+
+TEST(Region, DrawsTheNumbersReservedForTheRun) {
+  const Vector out(64);
+  recorder().begin_capture();
+  Scalar seed, offset, low, range;
+  seed.i = 1;
+  offset.i = 1000;
+  low.d = 0;
+  range.d = 1;
+  record(Opcode::Uniform, out, {}, {kFloat}, {seed, offset, low, range}, {0});
+  const auto region = make_region({out.block()}, {1000, 16});
+  const Vector a(64), b(64), c(64);
+  run(*region, {{a.block()}}, 0);
+  run(*region, {{b.block()}}, 16);
+  run(*region, {{c.block()}}, 0);
+  EXPECT_NE(a.values(), b.values());
+  EXPECT_EQ(a.values(), c.values());
+}
+
+TEST(Region, WhatIsCapturedDoesNotRunAndCannotBeWaitedFor) {
+  const Vector x(4), y(4);
+  x.fill({1, 2, 3, 4});
+  y.fill({0, 0, 0, 0});
+  recorder().begin_capture();
+  add(y, x, x);
+  EXPECT_ANY_THROW(recorder().begin_capture());
+  runtime::Stream& before = runtime::current_stream(0);
+  runtime::set_current_stream(runtime::capture_stream(0));
+  EXPECT_ANY_THROW(wait_for(*y.block(), "item"));
+  runtime::set_current_stream(before);
+  recorder().end_capture();
+  runtime::capture_stream(0).synchronize();
+  EXPECT_EQ(y.values(), (std::vector<float>{0, 0, 0, 0}));
+  EXPECT_ANY_THROW(recorder().end_capture());
+}
+
+// Random programs of additions over vectors of three sizes, of which most are dropped on the way.
+// Without fusion each of them passes through memory.
+class RegionPrograms : public ::testing::TestWithParam<bool> {
+  void SetUp() override {
+    before_ = fusion_enabled();
+    set_fusion_enabled(GetParam());
+  }
+  void TearDown() override { set_fusion_enabled(before_); }
+  bool before_ = true;
+};
+
+TEST_P(RegionPrograms, TemporariesNeverMeet) {
+  std::mt19937 random(0);
+  auto pick = [&](size_t bound) { return random() % bound; };
+  size_t shared = 0;
+  for (int round = 0; round < 200; ++round) {
+    struct Value {
+      Vector vector;
+      std::vector<float> expected;
+    };
+    std::map<int64_t, std::vector<Value>> values;  // by size
+    for (int64_t size : {16, 300, 5000}) {
+      Vector input(size);
+      std::vector<float> content(static_cast<size_t>(size));
+      for (float& value : content) value = static_cast<float>(pick(5));
+      input.fill(content);
+      values[size].push_back({std::move(input), content});
+    }
+    recorder().begin_capture();
+    size_t bytes = 0;
+    for (int step = 0; step < 40; ++step) {
+      auto group = std::next(values.begin(), static_cast<std::ptrdiff_t>(pick(values.size())));
+      std::vector<Value>& those = group->second;
+      const Value &a = those[pick(those.size())], &b = those[pick(those.size())];
+      Vector out(group->first);
+      bytes += out.block()->size;
+      add(out, a.vector, b.vector);
+      std::vector<float> expected = a.expected;
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] += b.expected[i];
+      those.push_back({std::move(out), std::move(expected)});
+      // The first of each size is an input, which stays.
+      if (those.size() > 3) {
+        those.erase(those.begin() + 1 + static_cast<std::ptrdiff_t>(pick(those.size() - 1)));
+      }
+    }
+    const auto region = make_region({});
+    run(*region, {});
+    for (const auto& [size, those] : values) {
+      for (const Value& value : those) ASSERT_EQ(value.vector.values(), value.expected) << round;
+    }
+    EXPECT_LE(region->workspace(), bytes);
+    shared += region->workspace() * 2 < bytes;
+  }
+  EXPECT_GT(shared, 190u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fusion, RegionPrograms, ::testing::Bool());
+
+}  // namespace
+}  // namespace accel::graph

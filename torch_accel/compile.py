@@ -1,0 +1,142 @@
+"""torch.compile(model, backend="accel").
+
+TorchDynamo and AOTAutograd make graphs of ATen ops; a graph is captured by recording its ops once,
+and from then on it is one call: no Python and no dispatcher an op. A graph for symbolic sizes is
+captured anew for each set of sizes, which costs what recording it once costs; nothing is compiled.
+
+What cannot be captured, because it needs a value on the host or makes random numbers there, runs
+op by op as it would without torch.compile, and is counted in `torch.accel.report()`.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
+
+from torch_accel import _C
+
+_PARTITIONERS = {"default": default_partition, "min_cut": min_cut_rematerialization_partition}
+_OPTIONS: dict[str, Any] = {"partitioner": "min_cut", "captures": 64}
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# A graph that could not be captured so often (an op's first run waits for its errors) never will.
+_MOST_FAILURES = 3
+
+# Captures of all threads take turns: there is one stream for them on a device.
+_capturing = threading.Lock()
+
+
+def backend(
+    graph: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The backend that torch.compile calls with each graph that TorchDynamo found.
+
+    mode: "default" and "reduce-overhead" are the same here, since graphs are replayed anyway; the
+    "max-autotune" modes have nothing to tune and warn.
+
+    options: "partitioner" divides a training graph into forward and backward: "min_cut" (recompute
+    in backward what is cheap, keep little) or "default" (keep what autograd keeps). "captures" is
+    how many sets of sizes of one graph are kept captured (64).
+
+    Raises ValueError for other modes, and for unknown options or values.
+    """
+    settings = _check(mode, options)
+
+    def compile_graph(graph: torch.fx.GraphModule, _: Sequence[Any]) -> Callable[[list], Any]:
+        compiled = CompiledGraph(graph, settings["captures"])
+
+        def call(arguments: list) -> Sequence[Any]:
+            return compiled(arguments)
+
+        call._boxed_call = True  # takes one list; AOTAutograd looks for this on functions
+        return call
+
+    compiler = aot_autograd(
+        fw_compiler=compile_graph,
+        bw_compiler=compile_graph,
+        inference_compiler=compile_graph,
+        partition_fn=_PARTITIONERS[settings["partitioner"]],
+        keep_inference_input_mutations=True,
+    )
+    return compiler(graph, example_inputs)
+
+
+def _check(mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    if mode is not None and mode not in _MODES:
+        raise ValueError(f"mode {mode!r} is not one of {', '.join(_MODES)}")
+    if mode is not None and mode.startswith("max-autotune"):
+        warnings.warn(f"mode {mode!r} has nothing to tune on accel", stacklevel=3)
+    for name in options or {}:
+        if name not in _OPTIONS:
+            raise ValueError(f"option {name!r} is not one of {', '.join(_OPTIONS)}")
+    settings = _OPTIONS | (options or {})
+    if settings["partitioner"] not in _PARTITIONERS:
+        raise ValueError(
+            f"partitioner {settings['partitioner']!r} is not one of {', '.join(_PARTITIONERS)}"
+        )
+    if not isinstance(settings["captures"], int) or settings["captures"] < 1:
+        raise ValueError(f"captures must be a positive integer, got {settings['captures']!r}")
+    return settings
+
+
+class CompiledGraph:
+    """One graph of AOTAutograd. Called with a list of arguments, which it empties."""
+
+    def __init__(self, graph: torch.fx.GraphModule, captures: int):
+        self._graph = graph
+        self._calls = _C.CapturedCalls(captures)
+        self._device = _device_of(graph)
+        self._failures = 0
+
+    def __call__(self, arguments: list) -> Sequence[Any]:
+        if self._device is None:
+            return self._run(arguments)
+        results = self._calls.run(arguments)
+        if results is None:
+            if self._failures >= _MOST_FAILURES or not self._capture(arguments):
+                return self._run(arguments)
+            results = self._calls.run(arguments)
+        return results
+
+    def _run(self, arguments: list) -> Sequence[Any]:
+        """Op by op, as recorded without torch.compile."""
+        inputs = list(arguments)
+        arguments.clear()
+        with torch.no_grad():
+            return self._graph(*inputs)
+
+    def _capture(self, arguments: list) -> bool:
+        with _capturing:
+            capture = _C.Capture(self._device.index)
+            try:
+                with torch.no_grad():
+                    results = self._graph(*arguments)
+                self._calls.add(capture, arguments, list(results))
+            except Exception as error:  # whatever an op raises: run by itself, it says so again
+                self._failures += 1
+                del error
+                return False
+            finally:
+                del capture
+        return True
+
+
+def _device_of(graph: torch.fx.GraphModule) -> torch.device | None:
+    """The device of a graph all of whose tensors are on one accel device, else None."""
+    devices = set()
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, torch.Tensor):
+                devices.add(tensor.device)
+    if len(devices) != 1:
+        return None
+    device = devices.pop()
+    return device if device.type == "accel" else None
