@@ -24,6 +24,13 @@ from torch_accel.device import (
     set_device,
     synchronize,
 )
+from torch_accel.graphs import (
+    Graph,
+    graph,
+    graph_pool_handle,
+    is_current_stream_capturing,
+    make_graphed_callables,
+)
 from torch_accel.memory import (
     empty_cache,
     max_memory_allocated,
@@ -65,6 +72,7 @@ from torch_accel.streams import (
 
 __all__ = [
     "Event",
+    "Graph",
     "OutOfMemoryError",
     "Stream",
     "StreamContext",
@@ -88,11 +96,15 @@ __all__ = [
     "get_device_properties",
     "get_rng_state",
     "get_rng_state_all",
+    "graph",
+    "graph_pool_handle",
     "init",
     "initial_seed",
     "is_available",
     "is_bf16_supported",
+    "is_current_stream_capturing",
     "is_initialized",
+    "make_graphed_callables",
     "manual_seed",
     "manual_seed_all",
     "max_memory_allocated",

@@ -124,7 +124,7 @@ class CompiledGraph:
                 del error
                 return False
             finally:
-                del capture
+                capture.end()
         return True
 
 

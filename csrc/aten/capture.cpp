@@ -6,22 +6,12 @@
 
 #include "csrc/aten/alias.h"
 #include "csrc/aten/recording.h"
-#include "csrc/graph/recorder.h"
 #include "csrc/runtime/allocator.h"
-#include "csrc/runtime/generator.h"
 #include "csrc/runtime/stream.h"
 
 namespace accel::aten {
 
 namespace {
-
-runtime::Generator& generator_of(int device) {
-  return *at::check_generator<runtime::Generator>(runtime::default_generator(device));
-}
-
-graph::Recorder& recorder_of(runtime::Stream& stream) {
-  return *static_cast<graph::Recorder*>(stream.tail());
-}
 
 // Bytes from the Block's address to the Tensor's first element.
 int64_t position_in(const runtime::Block& block, const Tensor& tensor) {
@@ -38,8 +28,8 @@ bool equal(const Dims& a, IntArrayRef b) {
 
 }  // namespace
 
-CapturedCall::CapturedCall(int device, graph::Segment& segment, graph::Region::Random random,
-                           c10::ArrayRef<Tensor> inputs, c10::ArrayRef<Tensor> outputs)
+CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::ArrayRef<Tensor> inputs,
+                           c10::ArrayRef<Tensor> outputs)
     : device_(device) {
   std::vector<runtime::Block*> given;
   auto slot_of = [&](runtime::Block* block) {
@@ -82,14 +72,13 @@ CapturedCall::CapturedCall(int device, graph::Segment& segment, graph::Region::R
       continue;
     }
     TORCH_CHECK(!block->writer.load() && !block->filled_by_host.load(),
-                "a captured call returns memory that was there before it");
+                "a captured call returns memory that it did not make");
     output.storage = static_cast<int32_t>(slot - input_blocks_);
     output.offset = tensor.storage_offset();
     storages_.resize(given.size() - input_blocks_);
     storages_[static_cast<size_t>(output.storage)] = tensor.storage().nbytes();
   }
-  region_ = std::make_shared<const graph::Region>(device, segment, std::move(segment.host_calls()),
-                                                  given, random);
+  region_ = capture.finish(given);
 }
 
 bool CapturedCall::accepts(c10::ArrayRef<Tensor> inputs) const {
@@ -135,11 +124,7 @@ std::vector<Tensor> CapturedCall::run(c10::ArrayRef<Tensor> inputs) const {
     storages.emplace_back(c10::Storage::use_byte_size_t(), bytes, std::move(memory),
                           c10::GetAllocator(c10::kPrivateUse1), /*resizable=*/true);
   }
-  uint64_t seed = 0, first = 0;
-  if (region_->random_count() > 0) {
-    std::tie(seed, first) = generator_of(device_).reserve(region_->random_count());
-  }
-  region_->run(runtime::current_stream(device_), given, seed, first);
+  region_->run(runtime::current_stream(device_), given);
   std::vector<Tensor> results;
   results.reserve(outputs_.size());
   for (const Output& output : outputs_) {
@@ -162,34 +147,23 @@ std::vector<Tensor> CapturedCall::run(c10::ArrayRef<Tensor> inputs) const {
   return results;
 }
 
-Capture::Capture(int device)
-    : device_(device),
-      before_(runtime::current_stream(device)),
-      stream_(runtime::capture_stream(device)),
-      first_random_(generator_of(device).get_offset()) {
-  recorder_of(stream_).begin_capture();
-  runtime::set_current_stream(stream_);
-}
-
-Capture::~Capture() {
-  if (active_) end();
-}
-
-// The numbers that were reserved meanwhile are the generator's again: each run reserves its own.
-std::unique_ptr<graph::Segment> Capture::end() {
-  active_ = false;
-  runtime::set_current_stream(before_);
-  generator_of(device_).set_offset(first_random_);
-  return recorder_of(stream_).end_capture();
+Capture::Capture(int device) : device_(device), before_(runtime::current_stream(device)) {
+  runtime::Stream& stream = runtime::capture_stream(device);
+  capture_.emplace(stream);
+  runtime::set_current_stream(stream);
 }
 
 std::shared_ptr<const CapturedCall> Capture::finish(c10::ArrayRef<Tensor> inputs,
                                                     c10::ArrayRef<Tensor> outputs) {
-  const uint64_t last_random = generator_of(device_).get_offset();
-  const std::unique_ptr<graph::Segment> segment = end();
-  return std::make_shared<const CapturedCall>(
-      device_, *segment, graph::Region::Random{first_random_, last_random - first_random_}, inputs,
-      outputs);
+  auto call = std::make_shared<const CapturedCall>(device_, *capture_, inputs, outputs);
+  end();
+  return call;
+}
+
+void Capture::end() {
+  if (!capture_) return;
+  capture_.reset();
+  runtime::set_current_stream(before_);
 }
 
 }  // namespace accel::aten

@@ -17,8 +17,8 @@ namespace accel::aten {
 class CapturedCall {
  public:
   // inputs, outputs: the Tensors that the captured ops took and made.
-  CapturedCall(int device, graph::Segment& segment, graph::Region::Random random,
-               c10::ArrayRef<at::Tensor> inputs, c10::ArrayRef<at::Tensor> outputs);
+  CapturedCall(int device, graph::RegionCapture& capture, c10::ArrayRef<at::Tensor> inputs,
+               c10::ArrayRef<at::Tensor> outputs);
 
   // Whether the Tensors can stand for those of the capture: device, dtypes, sizes, strides, and
   // which of them share memory.
@@ -54,27 +54,24 @@ class CapturedCall {
   std::shared_ptr<const graph::Region> region_;
 };
 
-// While one is alive, the calling thread's ops on the device are collected instead of run, on a
+// While one is active, the calling thread's ops on the device are collected instead of run, on a
 // stream that is not the program's. One at a time on a device.
 class Capture {
  public:
   explicit Capture(int device);
-  // Without finish(), as if nothing had been recorded.
-  ~Capture();
+  ~Capture() { end(); }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
   std::shared_ptr<const CapturedCall> finish(c10::ArrayRef<at::Tensor> inputs,
                                              c10::ArrayRef<at::Tensor> outputs);
+  // Without finish(), as if nothing had been recorded.
+  void end();
 
  private:
-  std::unique_ptr<graph::Segment> end();
-
   const int device_;
   runtime::Stream& before_;
-  runtime::Stream& stream_;
-  uint64_t first_random_;
-  bool active_ = true;
+  std::optional<graph::RegionCapture> capture_;
 };
 
 }  // namespace accel::aten

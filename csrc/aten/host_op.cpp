@@ -413,6 +413,7 @@ Tensor to_device(const Tensor& result, const HostArguments& arguments,
 
 void fall_back(const HostSchema& schema, const HostArguments& arguments, Failure failure,
                Stack* stack) {
+  graph::refuse_capture(arguments.device().index(), schema.name.c_str());
   // An op whose inference raised most likely raises again: no fallback, the user's error.
   const bool counts = !schema.reads_values && failure != Failure::NothingToWrite;
   if (counts && failure == Failure::NotInferable) {

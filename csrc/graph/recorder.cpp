@@ -173,7 +173,8 @@ void Recorder::begin_capture() {
   TORCH_CHECK(!captured_, "the current stream is already being captured");
   cut();
   boundary_.restart();
-  captured_ = std::make_unique<Segment>();
+  static std::atomic<uint64_t> captures{0};
+  captured_ = std::make_unique<Segment>(++captures);
   capturing_.store(true, std::memory_order_release);
 }
 

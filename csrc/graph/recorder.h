@@ -78,7 +78,7 @@ class Recorder final : public runtime::Tail {
   // the host cannot have a value of this stream, and what asks for one raises.
   void begin_capture();
   std::unique_ptr<Segment> end_capture();
-  bool is_capturing() const { return capturing_.load(std::memory_order_acquire); }
+  bool is_capturing() const override { return capturing_.load(std::memory_order_acquire); }
 
   void hand_over() override;
   void hand_over_idle() override;

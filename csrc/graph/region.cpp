@@ -1,12 +1,14 @@
 #include "csrc/graph/region.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "csrc/graph/counters.h"
 #include "csrc/graph/executor.h"
 #include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/allocator.h"
+#include "csrc/runtime/generator.h"
 
 namespace accel::graph {
 
@@ -15,11 +17,10 @@ namespace {
 // Places in the workspace begin at cache lines of their own.
 constexpr size_t kAlignment = 64;
 
-// Whether the Nodes alone make the Block's content, and nobody reads it but they.
-bool is_temporary(const Block& block) {
-  return !block.user_alive.load(std::memory_order_acquire) &&
-         !block.writer.load(std::memory_order_relaxed) &&
-         !block.filled_by_host.load(std::memory_order_relaxed);
+Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(stream.tail()); }
+
+runtime::Generator& generator_of(int device) {
+  return *at::check_generator<runtime::Generator>(runtime::default_generator(device));
 }
 
 }  // namespace
@@ -77,15 +78,13 @@ class Region::Run final : public runtime::Command {
   std::vector<Scalar> scalars_;
 };
 
-Region::Region(int device, const Segment& segment,
-               std::vector<std::unique_ptr<HostCall>> host_calls, std::span<Block* const> given,
-               Random random)
+Region::Region(int device, Segment& segment, std::span<Block* const> given, Random random)
     : device_(device),
       buffers_(segment.buffers()),
       offsets_(segment.offsets()),
       scalars_(segment.scalars()),
       random_scalars_(segment.random_scalars()),
-      host_calls_(std::move(host_calls)),
+      host_calls_(std::move(segment.host_calls())),
       random_(random) {
   Graph graph = Graph::from(segment);
   std::vector<size_t> sizes(buffers_.size());
@@ -95,7 +94,7 @@ Region::Region(int device, const Segment& segment,
     const auto found = std::find(given.begin(), given.end(), block);
     if (found != given.end()) {
       buffer = {Home::Given, found - given.begin()};
-    } else if (is_temporary(*block)) {
+    } else if (segment.is_made_here(i) && !segment.live(static_cast<int>(i))) {
       sizes[i] = block->size;
     } else {
       buffer = {Home::Kept, static_cast<int64_t>(kept_.size())};
@@ -153,8 +152,7 @@ void Region::place_in_workspace(const std::vector<size_t>& sizes) {
   }
 }
 
-void Region::run(runtime::Stream& stream, std::span<const Given> given, uint64_t seed,
-                 uint64_t first_random) const {
+void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
   std::vector<Block*> written;
   for (const Buffer& buffer : buffers_) {
     if (!buffer.written) continue;
@@ -162,10 +160,31 @@ void Region::run(runtime::Stream& stream, std::span<const Given> given, uint64_t
     if (buffer.home == Home::Given && given[place].block) written.push_back(given[place].block);
     if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
   }
+  uint64_t seed = 0, first = 0;
+  if (random_.count > 0) std::tie(seed, first) = generator_of(device_).reserve(random_.count);
   count(Counter::Regions);
-  static_cast<Recorder*>(stream.tail())
-      ->submit(std::make_unique<Run>(shared_from_this(), stream, given, seed, first_random),
-               written);
+  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), stream, given, seed, first),
+                             written);
+}
+
+RegionCapture::RegionCapture(runtime::Stream& stream)
+    : stream_(stream), first_random_(generator_of(stream.device()).get_offset()) {
+  recorder_of(stream_).begin_capture();
+}
+
+RegionCapture::~RegionCapture() {
+  if (!active_) return;
+  generator_of(stream_.device()).set_offset(first_random_);
+  recorder_of(stream_).end_capture();
+}
+
+std::shared_ptr<const Region> RegionCapture::finish(std::span<Block* const> given) {
+  active_ = false;
+  runtime::Generator& generator = generator_of(stream_.device());
+  const Region::Random random{first_random_, generator.get_offset() - first_random_};
+  generator.set_offset(first_random_);
+  const std::unique_ptr<Segment> segment = recorder_of(stream_).end_capture();
+  return std::make_shared<const Region>(stream_.device(), *segment, given, random);
 }
 
 }  // namespace accel::graph

@@ -26,21 +26,19 @@ class Region : public std::enable_shared_from_this<Region> {
     int64_t shift = 0;
   };
 
-  // Numbers of the generator, from the first that the capture saw, that a run draws.
+  // Numbers of the device's generator: the first that the capture saw, and how many a run draws.
   struct Random {
     uint64_t first = 0, count = 0;
   };
 
   // given: the captured Blocks that each run replaces; one that no Node names may be among them.
-  Region(int device, const Segment& segment, std::vector<std::unique_ptr<HostCall>> host_calls,
-         std::span<Block* const> given, Random random);
+  // Takes the Segment's host calls.
+  Region(int device, Segment& segment, std::span<Block* const> given, Random random);
 
-  // Queues one run on the stream. given: as in the constructor. first_random: where the numbers
-  // reserved for it begin.
-  void run(runtime::Stream& stream, std::span<const Given> given, uint64_t seed,
-           uint64_t first_random) const;
+  // Queues one run on the stream, with random numbers of its own. given: as in the constructor.
+  void run(runtime::Stream& stream, std::span<const Given> given) const;
 
-  uint64_t random_count() const { return random_.count; }
+  int device() const { return device_; }
   // Bytes of the memory that a run takes for itself.
   size_t workspace() const { return workspace_; }
   const Plan& plan() const { return plan_; }
@@ -67,6 +65,24 @@ class Region : public std::enable_shared_from_this<Region> {
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   const Random random_;
   size_t workspace_ = 0;
+};
+
+// Collects what a stream is given until it ends. The numbers that are reserved meanwhile are the
+// generator's again afterwards: each run reserves its own.
+class RegionCapture {
+ public:
+  explicit RegionCapture(runtime::Stream& stream);
+  // Without finish(), as if nothing had been recorded.
+  ~RegionCapture();
+  RegionCapture(const RegionCapture&) = delete;
+  RegionCapture& operator=(const RegionCapture&) = delete;
+
+  std::shared_ptr<const Region> finish(std::span<Block* const> given);
+
+ private:
+  runtime::Stream& stream_;
+  uint64_t first_random_;
+  bool active_ = true;
 };
 
 }  // namespace accel::graph

@@ -16,7 +16,7 @@ size_t slot_of(const Block* block, size_t mask) {
 
 }  // namespace
 
-Segment::Segment() : table_(kInitialTable) {
+Segment::Segment(uint64_t capture) : capture_(capture), table_(kInitialTable) {
   words_.reserve(2048);
   offsets_.reserve(256);
   view_buffers_.reserve(256);
@@ -40,8 +40,13 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
     block->retain();
     blocks_.push_back(block);
     states_.push_back({view.offset, written, false});
-    // What has a writer already was charged to an earlier Segment.
-    if (written && !block->writer.load(std::memory_order_relaxed)) bytes_ += block->size;
+    if (written && !block->writer.load(std::memory_order_relaxed)) {
+      // What has a writer already was charged to an earlier Segment.
+      bytes_ += block->size;
+      if (capture_ != 0 && !block->filled_by_host && block->first_capture == 0) {
+        block->first_capture = capture_;
+      }
+    }
     if (blocks_.size() * 2 > table_.size()) {
       std::vector<Entry> larger(table_.size() * 2);
       for (const Entry& entry : table_) {

@@ -50,7 +50,8 @@ struct NodeSpec {
 
 class Segment {
  public:
-  Segment();
+  // capture: of what is kept back to be replayed, a number of its own.
+  explicit Segment(uint64_t capture = 0);
   ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -74,6 +75,10 @@ class Segment {
   const std::vector<uint64_t>& liveness() const { return liveness_; }
   bool live(int buffer) const { return liveness_[buffer / 64] >> (buffer % 64) & 1; }
 
+  // Whether the Block's content is made by this capture alone.
+  bool is_made_here(size_t buffer) const {
+    return capture_ != 0 && blocks_[buffer]->first_capture.load() == capture_;
+  }
   size_t buffers() const { return blocks_.size(); }
   Block* block(size_t buffer) const { return blocks_[buffer]; }
   const std::vector<int64_t>& offsets() const { return offsets_; }
@@ -89,6 +94,7 @@ class Segment {
  private:
   int32_t number(const ViewSpec& view, bool written);
 
+  const uint64_t capture_;
   std::vector<uint64_t> words_;
   std::vector<uint32_t> node_starts_;
   std::vector<int64_t> offsets_;

@@ -110,9 +110,10 @@ class CapturedCalls {
 }  // namespace
 
 void bind_capture(py::module_& module) {
-  py::class_<Capture>(module, "Capture").def(py::init(torch::wrap_pybind_function([](int device) {
-    return std::make_unique<Capture>(device);
-  })));
+  py::class_<Capture>(module, "Capture")
+      .def(py::init(torch::wrap_pybind_function(
+          [](int device) { return std::make_unique<Capture>(device); })))
+      .def("end", torch::wrap_pybind_function(&Capture::end));
   py::class_<CapturedCalls>(module, "CapturedCalls")
       .def(py::init<size_t>())
       .def("run", torch::wrap_pybind_function(&CapturedCalls::run))

@@ -228,6 +228,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("device_count", runtime::device_count);
   module.def("device_properties", torch::wrap_pybind_function(device_properties));
   module.def("default_stream", torch::wrap_pybind_function(default_stream));
+  module.def("is_current_stream_capturing", torch::wrap_pybind_function([] {
+               const runtime::Tail* tail =
+                   runtime::current_stream(runtime::current_device()).tail();
+               return tail && tail->is_capturing();
+             }));
   module.def("default_generator", torch::wrap_pybind_function(default_generator));
 
   // Memory.

@@ -32,6 +32,8 @@ struct Block {
   std::atomic<uint64_t> write_sequence{0};
   // The host has filled it at the call, before any Node knew it.
   std::atomic<bool> filled_by_host{false};
+  // The capture whose Nodes were the first to write it; 0: none.
+  std::atomic<uint64_t> first_capture{0};
 
   // Set by the allocator.
   Block* next_free = nullptr;

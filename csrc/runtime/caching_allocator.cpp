@@ -101,6 +101,7 @@ Block* CachingAllocator::allocate(size_t bytes) {
   chunk->writer.store(nullptr, std::memory_order_relaxed);
   chunk->write_sequence.store(0, std::memory_order_relaxed);
   chunk->filled_by_host.store(false, std::memory_order_relaxed);
+  chunk->first_capture.store(0, std::memory_order_relaxed);
 
   const auto block_bytes = static_cast<int64_t>(chunk->size);
   allocations_.increase(pool, 1);

@@ -51,7 +51,12 @@ Event::Recording Event::latest() const {
 
 void Event::record(Stream& stream) {
   check_fork();
-  if (Tail* tail = stream.tail()) tail->hand_over();
+  if (Tail* tail = stream.tail()) {
+    TORCH_CHECK(!tail->is_capturing(),
+                "operation not permitted when stream is capturing: an event, or another stream "
+                "that waits for this one");
+    tail->hand_over();
+  }
   auto mark = std::make_shared<EventMark>();
   const uint64_t sequence = stream.submit(std::make_unique<MarkCommand>(mark));
   {

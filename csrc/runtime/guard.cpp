@@ -72,6 +72,10 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     return &stream_of(stream);
   }
   bool queryStream(const c10::Stream& stream) const override { return stream_of(stream).query(); }
+  bool isStreamCapturing(const c10::Stream& stream) const override {
+    const Tail* tail = stream_of(stream).tail();
+    return tail && tail->is_capturing();
+  }
   void synchronizeStream(const c10::Stream& stream) const override {
     stream_of(stream).synchronize();
   }

@@ -42,6 +42,8 @@ class Tail {
   // Whether something is recorded; lock-free. And when (steady clock, ns) the last Node came.
   virtual bool pending() const = 0;
   virtual int64_t last_recorded() const = 0;
+  // Whether what is recorded is kept back, to be replayed later.
+  virtual bool is_capturing() const { return false; }
 };
 
 class Stream {

@@ -9,6 +9,7 @@
 #include "csrc/graph/region.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/allocator.h"
+#include "csrc/runtime/generator.h"
 
 namespace accel::graph {
 namespace {
@@ -38,7 +39,8 @@ class Vector {
   std::unique_ptr<Block, void (*)(void*)> block_;
 };
 
-Recorder& recorder() { return *static_cast<Recorder*>(runtime::capture_stream(0).tail()); }
+runtime::Stream& captured_stream() { return runtime::capture_stream(0); }
+Recorder& recorder() { return *static_cast<Recorder*>(captured_stream().tail()); }
 
 void record(Opcode opcode, const Vector& out, std::initializer_list<const Vector*> in,
             std::vector<uint64_t> attributes, std::vector<Scalar> scalars = {},
@@ -54,24 +56,17 @@ void add(const Vector& out, const Vector& a, const Vector& b) {
   record(Opcode::Add, out, {&a, &b}, {kFloat, 1});
 }
 
-std::shared_ptr<const Region> make_region(const std::vector<Block*>& given,
-                                          Region::Random random = {}) {
-  const std::unique_ptr<Segment> segment = recorder().end_capture();
-  return std::make_shared<const Region>(0, *segment, std::move(segment->host_calls()), given,
-                                        random);
-}
-
-void run(const Region& region, const std::vector<Region::Given>& given, uint64_t first_random = 0) {
+void run(const Region& region, const std::vector<Region::Given>& given) {
   runtime::Stream& stream = runtime::default_stream(0);
-  region.run(stream, given, /*seed=*/7, first_random);
+  region.run(stream, given);
   stream.synchronize();
 }
 
 TEST(Region, RunsOverTheMemoryOfEachRun) {
   const Vector x(100), y(100);
-  recorder().begin_capture();
+  RegionCapture capture(captured_stream());
   add(y, x, x);
-  const auto region = make_region({x.block(), y.block()});
+  const auto region = capture.finish(std::vector{x.block(), y.block()});
   for (float value : {1.0f, 2.5f}) {
     const Vector in(100), out(100);
     in.fill(std::vector<float>(100, value));
@@ -83,9 +78,9 @@ TEST(Region, RunsOverTheMemoryOfEachRun) {
 
 TEST(Region, AShiftMovesAllViewsOfTheBlock) {
   const Vector x(4), y(4);
-  recorder().begin_capture();
+  RegionCapture capture(captured_stream());
   add(y, x, x);
-  const auto region = make_region({x.block(), y.block()});
+  const auto region = capture.finish(std::vector{x.block(), y.block()});
   const Vector in(8), out(4);
   in.fill({1, 2, 3, 4, 5, 6, 7, 8});
   run(*region, {{in.block(), 3 * sizeof(float)}, {out.block()}});
@@ -95,9 +90,9 @@ TEST(Region, AShiftMovesAllViewsOfTheBlock) {
 TEST(Region, KeepsWhatTheUserHolds) {
   const Vector constant(4), out(4);
   constant.fill({1, 2, 3, 4});
-  recorder().begin_capture();
+  RegionCapture capture(captured_stream());
   add(out, constant, constant);
-  const auto region = make_region({});
+  const auto region = capture.finish({});
   run(*region, {});
   EXPECT_EQ(out.values(), (std::vector<float>{2, 4, 6, 8}));
   constant.fill({5, 6, 7, 8});
@@ -107,35 +102,83 @@ TEST(Region, KeepsWhatTheUserHolds) {
 
 TEST(Region, KeepsWhatTheHostFilledDuringTheCapture) {
   const Vector out(4);
-  recorder().begin_capture();
+  RegionCapture capture(captured_stream());
   {
     const Vector constant(4);
     constant.block()->filled_by_host = true;
     constant.fill({1, 2, 3, 4});
     add(out, constant, constant);
   }
-  const auto region = make_region({out.block()});
+  const auto region = capture.finish(std::vector{out.block()});
   const Vector other(4);
   run(*region, {{other.block()}});
   EXPECT_EQ(other.values(), (std::vector<float>{2, 4, 6, 8}));
 }
 
-TEST(Region, DrawsTheNumbersReservedForTheRun) {
-  const Vector out(64);
-  recorder().begin_capture();
-  Scalar seed, offset, low, range;
-  seed.i = 1;
-  offset.i = 1000;
-  low.d = 0;
-  range.d = 1;
-  record(Opcode::Uniform, out, {}, {kFloat}, {seed, offset, low, range}, {0});
-  const auto region = make_region({out.block()}, {1000, 16});
-  const Vector a(64), b(64), c(64);
-  run(*region, {{a.block()}}, 0);
-  run(*region, {{b.block()}}, 16);
-  run(*region, {{c.block()}}, 0);
+TEST(Region, KeepsWhatAnEarlierCaptureMade) {
+  const Vector x(4), out(4);
+  x.fill({1, 2, 3, 4});
+  std::shared_ptr<const Region> first, second;
+  {
+    const Vector between(4);
+    RegionCapture capture(captured_stream());
+    add(between, x, x);
+    first = capture.finish({});
+    RegionCapture other(captured_stream());
+    add(out, between, between);
+    Vector scratch(4);
+    add(scratch, out, out);
+    second = other.finish({});
+  }
+  run(*first, {});
+  run(*second, {});
+  EXPECT_EQ(out.values(), (std::vector<float>{4, 8, 12, 16}));
+}
+
+TEST(Region, EachRunDrawsNumbersOfItsOwn) {
+  auto& generator = *at::check_generator<runtime::Generator>(runtime::default_generator(0));
+  auto draw = [&](const Vector& out) {
+    const auto [seed, offset] = generator.reserve(16);
+    Scalar scalars[4];
+    scalars[0].i = static_cast<int64_t>(seed);
+    scalars[1].i = static_cast<int64_t>(offset);
+    scalars[2].d = 0;
+    scalars[3].d = 1;
+    record(Opcode::Uniform, out, {}, {kFloat}, {scalars, scalars + 4}, {0});
+  };
+  generator.reserve(100);
+  const uint64_t before = generator.get_offset();
+  const Vector x(64), y(64);
+  RegionCapture capture(captured_stream());
+  draw(x);
+  draw(y);
+  const auto region = capture.finish(std::vector{x.block(), y.block()});
+  EXPECT_EQ(generator.get_offset(), before);
+  const Vector a(64), b(64), c(64), d(64), e(64), f(64);
+  run(*region, {{a.block()}, {b.block()}});
+  run(*region, {{c.block()}, {d.block()}});
+  EXPECT_EQ(generator.get_offset(), before + 64);
+  generator.set_offset(before);
+  run(*region, {{e.block()}, {f.block()}});
+  EXPECT_EQ(a.values(), e.values());
+  EXPECT_EQ(b.values(), f.values());
   EXPECT_NE(a.values(), b.values());
-  EXPECT_EQ(a.values(), c.values());
+  EXPECT_NE(a.values(), c.values());
+}
+
+TEST(Region, AnAbandonedCaptureLeavesNoTrace) {
+  auto& generator = *at::check_generator<runtime::Generator>(runtime::default_generator(0));
+  const uint64_t before = generator.get_offset();
+  const Vector x(4);
+  x.fill({1, 2, 3, 4});
+  {
+    RegionCapture capture(captured_stream());
+    add(x, x, x);
+    generator.reserve(5);
+  }
+  captured_stream().synchronize();
+  EXPECT_EQ(generator.get_offset(), before);
+  EXPECT_EQ(x.values(), (std::vector<float>{1, 2, 3, 4}));
 }
 
 TEST(Region, WhatIsCapturedDoesNotRunAndCannotBeWaitedFor) {
@@ -146,11 +189,11 @@ TEST(Region, WhatIsCapturedDoesNotRunAndCannotBeWaitedFor) {
   add(y, x, x);
   EXPECT_ANY_THROW(recorder().begin_capture());
   runtime::Stream& before = runtime::current_stream(0);
-  runtime::set_current_stream(runtime::capture_stream(0));
+  runtime::set_current_stream(captured_stream());
   EXPECT_ANY_THROW(wait_for(*y.block(), "item"));
   runtime::set_current_stream(before);
   recorder().end_capture();
-  runtime::capture_stream(0).synchronize();
+  captured_stream().synchronize();
   EXPECT_EQ(y.values(), (std::vector<float>{0, 0, 0, 0}));
   EXPECT_ANY_THROW(recorder().end_capture());
 }
@@ -183,7 +226,7 @@ TEST_P(RegionPrograms, TemporariesNeverMeet) {
       input.fill(content);
       values[size].push_back({std::move(input), content});
     }
-    recorder().begin_capture();
+    RegionCapture capture(captured_stream());
     size_t bytes = 0;
     for (int step = 0; step < 40; ++step) {
       auto group = std::next(values.begin(), static_cast<std::ptrdiff_t>(pick(values.size())));
@@ -200,7 +243,7 @@ TEST_P(RegionPrograms, TemporariesNeverMeet) {
         those.erase(those.begin() + 1 + static_cast<std::ptrdiff_t>(pick(those.size() - 1)));
       }
     }
-    const auto region = make_region({});
+    const auto region = capture.finish({});
     run(*region, {});
     for (const auto& [size, those] : values) {
       for (const Value& value : those) ASSERT_EQ(value.vector.values(), value.expected) << round;

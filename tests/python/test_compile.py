@@ -1,0 +1,248 @@
+"""torch.compile(backend="accel"): what it computes, that it is one call, and when it is not."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+from torch.nn import functional
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def _compiled(function: Callable, **settings) -> Callable:
+    return torch.compile(function, backend="accel", fullgraph=True, **settings)
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(16, 32),
+        nn.Dropout(0.3),
+        nn.GELU(),
+        nn.BatchNorm1d(32),
+        nn.Linear(32, 4),
+    ).to("accel")
+
+
+def _step(model: nn.Module, forward: Callable, rows: int):
+    """The loss of one batch, and all that it leaves behind: gradients and buffers."""
+    torch.manual_seed(rows)
+    x = torch.randn(rows, 16, device="accel")
+    y = torch.randint(0, 4, (rows,), device="accel")
+    model.zero_grad()
+    loss = functional.cross_entropy(forward(x), y)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters()), *model.buffers()]
+
+
+def _counted(function: Callable) -> dict[str, int]:
+    torch.accel.synchronize()
+    torch.accel.reset_counters()
+    function()
+    torch.accel.synchronize()
+    return torch.accel.counters()
+
+
+def test_training_is_bit_for_bit_that_of_eager():
+    model = _network()
+    twin = copy.deepcopy(model)
+    compiled = _compiled(twin)
+    for _ in range(3):
+        for got, expected in zip(_step(twin, compiled, 8), _step(model, model, 8), strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_a_new_batch_size_compiles_nothing():
+    model = _network()
+    twin = copy.deepcopy(model)
+    compiled = _compiled(twin)
+    for rows in (8, 9, 10, 33, 2, 8, 17, 64, 9, 100, 33, 5):
+        for got, expected in zip(
+            _step(twin, compiled, rows), _step(model, model, rows), strict=True
+        ):
+            assert torch.equal(got, expected)
+    # One graph for the first size, one for all others.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_a_graph_is_one_call():
+    model = _network()
+    compiled = _compiled(model)
+    x = torch.randn(8, 16, device="accel")
+    with torch.no_grad():
+        compiled(x)
+        counters = _counted(lambda: compiled(x))
+    assert (counters["regions"], counters["nodes"], counters["plan_misses"]) == (1, 0, 0)
+    assert set(torch.accel.report()["waits"]) == {"synchronize"}
+
+
+def test_every_call_draws_its_own_random_numbers():
+    def noisy(x):
+        return functional.dropout(x, 0.5) + torch.rand_like(x)
+
+    compiled = _compiled(noisy)
+    x = torch.ones(1000, device="accel")
+    torch.manual_seed(3)
+    expected = [noisy(x) for _ in range(3)]
+    torch.manual_seed(3)
+    got = [compiled(x) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert not torch.equal(got[1], got[2])
+
+
+def test_attention_with_dropout_repeats_its_numbers_in_backward():
+    q, k, v = (torch.randn(2, 4, 16, 8, device="accel", requires_grad=True) for _ in range(3))
+
+    def attention(q, k, v):
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=0.4, is_causal=True)
+
+    def gradients(function):
+        torch.manual_seed(5)
+        return [torch.autograd.grad(function(q, k, v).square().sum(), (q, k, v)) for _ in range(3)]
+
+    compiled = _compiled(attention)
+    for got, expected in zip(gradients(compiled), gradients(attention), strict=True):
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_inputs_and_buffers_are_written_in_place():
+    def update(x, y):
+        x.add_(y)
+        x[0] = 7
+        return x * 2, y.t()
+
+    compiled = _compiled(update)
+    for _ in range(3):
+        x, y = torch.zeros(4, 4, device="accel"), torch.arange(16.0, device="accel").view(4, 4)
+        result, transposed = compiled(x, y)
+        expected = y.clone()
+        expected[0] = 7
+        assert torch.equal(x, expected) and torch.equal(result, 2 * expected)
+        assert transposed.data_ptr() == y.data_ptr() and transposed.stride() == (1, 4)
+        assert x._version > 0
+
+
+def test_arguments_that_share_memory():
+    def mixed(a, b):
+        a.mul_(2)
+        return a + b
+
+    compiled = _compiled(mixed)
+    base = torch.arange(8.0, device="accel")
+    twin = base.clone()
+    for _ in range(2):
+        assert torch.equal(compiled(base[:4], base[2:6]), mixed(twin[:4], twin[2:6]))
+        assert torch.equal(base, twin)
+
+
+def test_parts_of_a_storage_can_move():
+    compiled = _compiled(lambda x: x.exp())
+    base = torch.randn(10, 6, device="accel")
+    for row in range(10):
+        assert torch.equal(compiled(base[row]), base[row].exp())
+
+
+def test_numbers_are_arguments():
+    def scaled(x, factor, count):
+        return x * factor + count, count + 1
+
+    compiled = _compiled(scaled, dynamic=True)
+    x = torch.ones(3, device="accel")
+    for factor, count in ((2.0, 3), (2.0, 4), (3.5, 4), (-1.0, 7), (2.0, 3)):
+        result, following = compiled(x, factor, count)
+        assert result.tolist() == [factor + count] * 3 and following == count + 1
+
+
+def test_an_op_without_a_rule_falls_back_inside_the_graph():
+    def factored(x):
+        return torch.geqrf(x @ x)[0] + 1
+
+    x = torch.randn(6, 6, device="accel")
+    compiled = _compiled(factored)
+    compiled(x)
+    for _ in range(4):
+        counters = _counted(lambda: torch.testing.assert_close(compiled(x), factored(x)))
+        assert counters["fallbacks"] == 2
+
+
+def test_an_index_out_of_range_names_the_op():
+    table = torch.randn(4, 8, device="accel")
+    compiled = _compiled(functional.embedding)
+    good, bad = (torch.tensor([i], device="accel") for i in (1, 9))
+    compiled(good, table)
+    compiled(bad, table)
+    with pytest.raises(IndexError, match="embedding"):
+        torch.accel.synchronize()
+    assert torch.equal(compiled(good, table), table[1:2])
+
+
+def test_tensors_of_the_cpu_run_as_they_are():
+    compiled = _compiled(lambda x: x.sin() + 1)
+    x = torch.randn(5)
+    assert torch.equal(compiled(x), x.sin() + 1)
+
+
+def test_constants_are_taken_at_the_capture():
+    def shifted(x):
+        return x + torch.tensor([1.0, 2.0, 3.0], device="accel")
+
+    compiled = _compiled(shifted)
+    for _ in range(3):
+        assert compiled(torch.ones(3, device="accel")).tolist() == [2, 3, 4]
+
+
+def test_memory_does_not_grow():
+    model = _network()
+    compiled = _compiled(model)
+    for _ in range(3):
+        _step(model, compiled, 8)
+    torch.accel.synchronize()
+    before = torch.accel.memory_allocated()
+    for _ in range(100):
+        _step(model, compiled, 8)
+    torch.accel.synchronize()
+    assert torch.accel.memory_allocated() == before
+
+
+@pytest.mark.parametrize("partitioner", ["default", "min_cut"])
+def test_checkpointing_and_autocast(partitioner):
+    from torch.utils.checkpoint import checkpoint
+
+    first, second = nn.Linear(16, 16).to("accel"), nn.Linear(16, 16).to("accel")
+
+    def forward(x):
+        with torch.autocast("accel", torch.bfloat16):
+            return second(checkpoint(lambda y: functional.gelu(first(y)), x, use_reentrant=False))
+
+    def gradients(function):
+        x = torch.linspace(-1, 1, 64, device="accel").view(4, 16).requires_grad_()
+        return torch.autograd.grad(function(x).float().square().sum(), (x, first.weight))
+
+    compiled = _compiled(forward, options={"partitioner": partitioner})
+    for _ in range(2):
+        for got, expected in zip(gradients(compiled), gradients(forward), strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+def test_wrong_settings_name_the_right_ones():
+    x = torch.ones(3, device="accel")
+    for settings, right in (
+        ({"options": {"fuse": True}}, "partitioner, captures"),
+        ({"options": {"partitioner": "none"}}, "default, min_cut"),
+        ({"options": {"captures": 0}}, "positive integer"),
+    ):
+        torch._dynamo.reset()
+        with pytest.raises(Exception, match=right):
+            torch.compile(lambda x: x + 1, backend="accel", **settings)(x)
+    with pytest.warns(UserWarning, match="nothing to tune"):
+        torch._dynamo.reset()
+        torch.compile(lambda x: x + 1, backend="accel", mode="max-autotune")(x)
