@@ -20,7 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "python"))
 
 import torch  # noqa: E402
-from operator_database import Mover, Variant, has, is_reference, samples, variants  # noqa: E402
+from operator_database import (  # noqa: E402
+    Mover,
+    Variant,
+    call_of,
+    has,
+    is_reference,
+    samples,
+    variants,
+)
 from torch.utils import _pytree as pytree  # noqa: E402
 
 TABLE = ROOT / "docs" / "op_coverage.md"
@@ -88,13 +96,13 @@ def coverage(variant: Variant) -> tuple[Tally, Tally]:
     """What the row's samples need, forward and backward."""
     forward = Tally()
     for sample in samples(variant, "forward"):
-        x, args, kwargs = Mover("accel")((sample.input, sample.args, sample.kwargs))
+        x, args, kwargs = Mover("accel")(call_of(sample))
         forward.run(lambda x=x, args=args, kwargs=kwargs: variant.op(x, *args, **kwargs))
     backward = Tally()
     if not has(variant, "backward"):
         return forward, backward
     for sample in samples(variant, "backward"):
-        x, args, kwargs = Mover("accel")((sample.input, sample.args, sample.kwargs))
+        x, args, kwargs = Mover("accel")(call_of(sample))
         result = forward.run(lambda x=x, args=args, kwargs=kwargs: variant.op(x, *args, **kwargs))
         result = sample.output_process_fn_grad(result)
         roots = [

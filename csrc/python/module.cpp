@@ -245,6 +245,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("reset_counters", reset_counters);
 
   // ACCEL_FUSION while the process runs, for what compares the two.
+  module.def("fusion_enabled", graph::fusion_enabled);
   module.def("set_fusion_enabled", graph::set_fusion_enabled);
 
   bind_capture(module);

@@ -1,8 +1,7 @@
 // Loops over resolved places, see runs.h.
 #include "kernels/indexing/runs.h"
 
-#include "kernels/common/convert.h"
-#include "kernels/common/simd.h"
+#include "kernels/common/elements.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace runs {
@@ -129,12 +128,6 @@ void copy_run(const Run& run) {
 
 // --- arithmetic ----------------------------------------------------------------------------------
 
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
 struct Bool {
   bool value;
 };
@@ -143,51 +136,20 @@ struct Complex {
   Real real, imaginary;
 };
 
-ACCEL_INLINE float widen(BFloat16 x) { return bf16_to_f32(x.bits); }
-ACCEL_INLINE float widen(Float16 x) { return f16_to_f32(x.bits); }
+// Floating elements are computed as elements.h says, all others as what they are.
+using ACCEL_ISA::narrow;
+using ACCEL_ISA::widen;
 template <class Element>
 ACCEL_INLINE Element widen(Element x) {
   return x;
 }
-ACCEL_INLINE void narrow(BFloat16* to, float x) { to->bits = f32_to_bf16(x); }
-ACCEL_INLINE void narrow(Float16* to, float x) { to->bits = f32_to_f16(x); }
 template <class Element>
 ACCEL_INLINE void narrow(Element* to, Element x) {
   *to = x;
 }
 
-// Vectors of the dtypes that have them; `void` for the others.
-template <class Element>
-struct VectorType {
-  using Type = void;
-};
-template <>
-struct VectorType<float> {
-  using Type = VectorF32;
-};
-template <>
-struct VectorType<BFloat16> {
-  using Type = VectorF32;
-};
-template <>
-struct VectorType<Float16> {
-  using Type = VectorF32;
-};
-template <>
-struct VectorType<double> {
-  using Type = VectorF64;
-};
-ACCEL_INLINE VectorF32 load_wide(const float* from) { return load<VectorF32>(from); }
-ACCEL_INLINE VectorF64 load_wide(const double* from) { return load<VectorF64>(from); }
-ACCEL_INLINE VectorF32 load_wide(const BFloat16* from) { return load_bf16(from); }
-ACCEL_INLINE VectorF32 load_wide(const Float16* from) { return load_f16(from); }
-ACCEL_INLINE void store_narrow(float* to, VectorF32 x) { store(to, x); }
-ACCEL_INLINE void store_narrow(double* to, VectorF64 x) { store(to, x); }
-ACCEL_INLINE void store_narrow(BFloat16* to, VectorF32 x) { store_bf16(to, x); }
-ACCEL_INLINE void store_narrow(Float16* to, VectorF32 x) { store_f16(to, x); }
-
-template <class Element>
-inline constexpr bool kIsVector = !__is_same(typename VectorType<Element>::Type, void);
+template <class Element, class Real = decltype(widen(Element{}))>
+inline constexpr bool kIsVector = __is_same(Real, float) || __is_same(Real, double);
 
 // Integers wrap around, minima and maxima prefer NaN, truth values are joined by or and and.
 template <IndexingMode kMode>
@@ -289,8 +251,8 @@ void reduce_run(const Run& run) {
 template <class Element, IndexingMode kMode, int kUnroll, class ValueAt>
 ACCEL_INLINE void reduce_columns(Element* place, int64_t j, int64_t count, bool include_self,
                                  const ValueAt& value_at) {
-  using V = typename VectorType<Element>::Type;
   using Real = decltype(widen(Element{}));
+  using V = Vector<Real>;
   constexpr Operation<kMode> kOperation{};
   constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Real));
   V result[kUnroll];

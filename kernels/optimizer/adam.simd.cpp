@@ -1,8 +1,8 @@
 // Adam and AdamW: one pass over parameter, gradient and moments. Called through optimizer.cpp.
 // Operations and their order are those of PyTorch's fused kernel on the CPU, so that the results
 // are within a few units in the last place of torch._fused_adamw_.
-#include "kernels/optimizer/elements.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/optimizer/walk.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace optimizer {
@@ -41,10 +41,10 @@ ACCEL_INLINE void adam_vector(const Adam& args, const AdamCoefficients<Real>& c,
                               Element* parameter_at, Element* grad_at, State* mean_at,
                               State* square_at, State* largest_at) {
   using V = Vector<Real>;
-  V parameter = load_elements(parameter_at), grad = load_elements(grad_at);
+  V parameter = load_wide(parameter_at), grad = load_wide(grad_at);
   if (args.grad_scale) {
     grad = grad / splat<V>(c.grad_scale);
-    store_elements(grad_at, grad);
+    store_narrow(grad_at, grad);
   }
   if (args.maximize) grad = -grad;
   if (args.weight_decay != 0) {
@@ -54,19 +54,19 @@ ACCEL_INLINE void adam_vector(const Adam& args, const AdamCoefficients<Real>& c,
       grad = fma(parameter, splat<V>(c.l2), grad);
     }
   }
-  V mean = load_elements(mean_at);
+  V mean = load_wide(mean_at);
   mean = fma(splat<V>(c.grad_weight), grad - mean, c.from_grad ? grad : mean);
-  V square = load_elements(square_at);
+  V square = load_wide(square_at);
   square = fma(splat<V>(c.grad_square_weight) * grad, grad, square * splat<V>(c.beta2));
-  store_elements(mean_at, mean);
-  store_elements(square_at, square);
+  store_narrow(mean_at, mean);
+  store_narrow(square_at, square);
   if constexpr (kAmsgrad) {
-    square = maximum(V(load_elements(largest_at)), square);
-    store_elements(largest_at, square);
+    square = maximum(V(load_wide(largest_at)), square);
+    store_narrow(largest_at, square);
   }
   const V denominator = sqrt(square) / splat<V>(c.correction2_root) + splat<V>(c.eps);
   parameter = parameter + splat<V>(c.minus_step_size) * mean / denominator;
-  store_elements(parameter_at, parameter);
+  store_narrow(parameter_at, parameter);
 }
 
 // args by value: stores to memory could change what a reference refers to.
@@ -102,11 +102,11 @@ void adam(const Adam& args, const AdamTensor* tensors, int64_t count) {
   using namespace optimizer;
   if (args.found_inf && *args.found_inf == 1.0f) return;
   for_each_piece(tensors, count, [&](const AdamTensor& tensor, int64_t begin, int64_t end) {
-    with_element(tensor.dtype, [&](auto element) {
+    with_floating(tensor.dtype, [&](auto element) {
       using Element = decltype(element);
-      with_element(tensor.state_dtype, [&](auto state) {
+      with_floating(tensor.state_dtype, [&](auto state) {
         using State = decltype(state);
-        if constexpr (std::is_same_v<RealOf<Element>, RealOf<State>>) {
+        if constexpr (__is_same(RealOf<Element>, RealOf<State>)) {
           if (args.amsgrad) {
             adam_piece<true, Element, State>(args, tensor, begin, end);
           } else {

@@ -1,8 +1,8 @@
 // Stochastic gradient descent with momentum: one pass. Called through optimizer.cpp.
 // Operations, their order and which multiply-adds are fused are those of PyTorch's fused kernel on
 // the CPU (whose bf16 and fp16 path, as of 2.13, forgets to store the parameter).
-#include "kernels/optimizer/elements.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/optimizer/walk.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace optimizer {
@@ -26,23 +26,22 @@ template <class Element, class Real = RealOf<Element>>
 ACCEL_INLINE void sgd_vector(const Sgd& args, const SgdCoefficients<Real>& c, Element* parameter_at,
                              Element* grad_at, Element* momentum_at) {
   using V = Vector<Real>;
-  V parameter = load_elements(parameter_at), grad = load_elements(grad_at);
+  V parameter = load_wide(parameter_at), grad = load_wide(grad_at);
   if (args.grad_scale) {
     grad = grad / splat<V>(c.grad_scale);
-    store_elements(grad_at, grad);
+    store_narrow(grad_at, grad);
   }
   if (args.maximize) grad = -grad;
   if (args.weight_decay != 0) grad = fma(parameter, splat<V>(c.weight_decay), grad);
   if (args.momentum != 0) {
     V momentum = grad;
     if (!args.first_step) {
-      momentum =
-          fma(grad, splat<V>(c.grad_weight), load_elements(momentum_at) * splat<V>(c.momentum));
+      momentum = fma(grad, splat<V>(c.grad_weight), load_wide(momentum_at) * splat<V>(c.momentum));
     }
-    store_elements(momentum_at, momentum);
+    store_narrow(momentum_at, momentum);
     grad = args.nesterov ? fma(momentum, splat<V>(c.momentum), grad) : momentum;
   }
-  store_elements(parameter_at, fma(grad, splat<V>(c.minus_learning_rate), parameter));
+  store_narrow(parameter_at, fma(grad, splat<V>(c.minus_learning_rate), parameter));
 }
 
 // args by value: stores to memory could change what a reference refers to.
@@ -73,8 +72,8 @@ void sgd(const Sgd& args, const SgdTensor* tensors, int64_t count) {
   using namespace optimizer;
   if (args.found_inf && *args.found_inf == 1.0f) return;
   for_each_piece(tensors, count, [&](const SgdTensor& tensor, int64_t begin, int64_t end) {
-    with_element(tensor.dtype,
-                 [&](auto element) { sgd_piece<decltype(element)>(args, tensor, begin, end); });
+    with_floating(tensor.dtype,
+                  [&](auto element) { sgd_piece<decltype(element)>(args, tensor, begin, end); });
   });
 }
 

@@ -1,27 +1,11 @@
 // Planes of a pooling, see planes.h.
 #include "kernels/pooling/planes.h"
 
-#include "kernels/common/convert.h"
+#include "kernels/common/elements.h"
 
 namespace accel::kernels::ACCEL_ISA {
 
 namespace {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-ACCEL_INLINE float widen(float x) { return x; }
-ACCEL_INLINE double widen(double x) { return x; }
-ACCEL_INLINE float widen(BFloat16 x) { return bf16_to_f32(x.bits); }
-ACCEL_INLINE float widen(Float16 x) { return f16_to_f32(x.bits); }
-ACCEL_INLINE void narrow(float* to, float x) { *to = x; }
-ACCEL_INLINE void narrow(double* to, double x) { *to = x; }
-ACCEL_INLINE void narrow(BFloat16* to, float x) { to->bits = f32_to_bf16(x); }
-ACCEL_INLINE void narrow(Float16* to, float x) { to->bits = f32_to_f16(x); }
 
 template <class Element>
 class Planes {

@@ -2,18 +2,12 @@
 // them. Included by the *.simd.cpp files of this folder only.
 #pragma once
 
-#include "kernels/common/convert.h"
+#include "kernels/common/elements.h"
 #include "kernels/vector/kernel.h"
 
 namespace accel::kernels::ACCEL_ISA {
 
-// What a dtype is in memory. Types that C++ lacks are wrapped, so that each dtype has its own.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
+// Further dtypes in memory, see elements.h.
 struct Float8E5M2 {
   uint8_t bits;
 };
@@ -36,8 +30,8 @@ template <class T>
 ACCEL_INLINE T value_of(T x) {
   return x;
 }
-ACCEL_INLINE float value_of(BFloat16 x) { return bf16_to_f32(x.bits); }
-ACCEL_INLINE float value_of(Float16 x) { return f16_to_f32(x.bits); }
+ACCEL_INLINE float value_of(BFloat16 x) { return widen(x); }
+ACCEL_INLINE float value_of(Float16 x) { return widen(x); }
 ACCEL_INLINE float value_of(Float8E5M2 x) { return e5m2_to_f32(x.bits); }
 ACCEL_INLINE float value_of(Float8E4M3FN x) { return e4m3fn_to_f32(x.bits); }
 ACCEL_INLINE uint8_t value_of(BoolByte x) { return x.value != 0; }

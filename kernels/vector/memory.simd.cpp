@@ -74,10 +74,6 @@ inline constexpr bool kLoadsVectors<BFloat16> = true;
 template <>
 inline constexpr bool kLoadsVectors<Float16> = true;
 
-ACCEL_INLINE VectorF32 load_as_f32(const float* from) { return load<VectorF32>(from); }
-ACCEL_INLINE VectorF32 load_as_f32(const BFloat16* from) { return load_bf16(from); }
-ACCEL_INLINE VectorF32 load_as_f32(const Float16* from) { return load_f16(from); }
-
 // Transposes a square of vectors: at distance h, the halves of width h change places.
 template <int h>
 ACCEL_INLINE void transpose_square(VectorF32 (&v)[kLanes32]) {
@@ -106,17 +102,13 @@ void load_transposed(const TileOperand& operand, float* to, int rows, int column
       VectorF32 square[kLanes32];
       const char* from = operand.data + r * sizeof(Memory) + c * operand.column_stride;
       for (int i = 0; i < kLanes32; ++i, from += operand.column_stride) {
-        square[i] = load_as_f32(reinterpret_cast<const Memory*>(from));
+        square[i] = load_wide(reinterpret_cast<const Memory*>(from));
       }
       transpose_square<kLanes32 / 2>(square);
       for (int i = 0; i < kLanes32; ++i) store(to + (r + i) * columns + c, square[i]);
     }
   }
 }
-
-ACCEL_INLINE void store_from_f32(float* to, VectorF32 values) { store(to, values); }
-ACCEL_INLINE void store_from_f32(BFloat16* to, VectorF32 values) { store_bf16(to, values); }
-ACCEL_INLINE void store_from_f32(Float16* to, VectorF32 values) { store_f16(to, values); }
 
 // The way back.
 template <class Memory>
@@ -128,7 +120,7 @@ void store_transposed(const float* from, const TileOperand& operand, int rows, i
       transpose_square<kLanes32 / 2>(square);
       char* to = operand.data + r * sizeof(Memory) + c * operand.column_stride;
       for (int i = 0; i < kLanes32; ++i, to += operand.column_stride) {
-        store_from_f32(reinterpret_cast<Memory*>(to), square[i]);
+        store_narrow(reinterpret_cast<Memory*>(to), square[i]);
       }
     }
   }

@@ -8,6 +8,8 @@ import torch
 
 FLOATING = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 INTEGER = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+ALL = [*FLOATING, *INTEGER, torch.bool]
+SHAPES = [(), (1,), (7,), (300,), (5, 1), (3, 5), (4, 65, 3), (2, 3, 4, 5), (0,), (0, 3), (3, 0)]
 
 # Relative and absolute. 16-bit results may differ by two roundings: some CPU kernels round between
 # steps where the device rounds once.
@@ -48,6 +50,18 @@ def values(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Te
         return torch.rand(shape) > 0.4
     low = 0 if dtype == torch.uint8 else -4
     return torch.randint(low, 5, shape).to(dtype)
+
+
+def mixed(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Like values(), with ties; in floating dtypes both zeros, infinities and NaN as well."""
+    x = values(shape, dtype)
+    if dtype.is_floating_point and x.numel() > 10:
+        flat = x.view(-1)
+        flat[::5] = 1
+        flat[1::7], flat[2::7] = 0.0, -0.0
+        flat[3::11], flat[4::13] = float("inf"), -float("inf")
+        flat[flat.numel() // 3 :: 9] = float("nan")
+    return x
 
 
 def _flat(result: object) -> list[torch.Tensor]:

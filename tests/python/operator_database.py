@@ -150,7 +150,8 @@ class Mover:
 Call = tuple  # (input, args, kwargs)
 
 
-def _call(sample: SampleInput) -> Call:
+def call_of(sample: SampleInput) -> Call:
+    """What a sample calls its operator with."""
     return (sample.input, sample.args, sample.kwargs)
 
 
@@ -309,7 +310,7 @@ _CPU_ARGUMENTS = ("tensor_split", "_refs.tensor_split")
 def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> object:
     """What the kind of use gives on the device: results to compare."""
     op = variant.op
-    call = Mover(device)(_call(sample))
+    call = Mover(device)(call_of(sample))
     if op.name in _CPU_ARGUMENTS:
         call = (call[0], sample.args, sample.kwargs)
     x, args, kwargs = call
@@ -355,7 +356,7 @@ def samples(variant: Variant, kind: str) -> Iterator[SampleInput]:
     requires_grad = kind in ("backward", "double_backward")
     for sample in variant.op.sample_inputs("cpu", variant.dtype, requires_grad=requires_grad):
         if kind == "noncontiguous":
-            if any(x.layout != torch.strided for x in _tensors(_call(sample))):
+            if any(x.layout != torch.strided for x in _tensors(call_of(sample))):
                 continue
             sample = sample.noncontiguous()
         if kind == "in_place" and sample.broadcasts_input:
@@ -433,7 +434,7 @@ def _is_as_accurate(
 ) -> bool:
     """Whether, measured at the CPU's result in double precision, accel is not much further off than
     the CPU: a sample that is badly conditioned has no better answer."""
-    if all(x.dtype not in _WIDER for x in _tensors(_call(sample))):
+    if all(x.dtype not in _WIDER for x in _tensors(call_of(sample))):
         return False
 
     def widened(x: object) -> object:
@@ -548,7 +549,7 @@ def _said(error: Exception) -> str:
 def _summary(sample: SampleInput) -> str:
     shapes = [
         list(x.shape) if isinstance(x, torch.Tensor) else x
-        for x in pytree.tree_leaves(_call(sample))
+        for x in pytree.tree_leaves(call_of(sample))
     ]
     return ", ".join(str(x) for x in shapes)[:120]
 
@@ -562,7 +563,7 @@ def _check_errors(variant: Variant) -> list[str]:
 
             def use(device: str, sample: SampleInput = sample) -> object:
                 def run():
-                    x, args, kwargs = Mover(device)(_call(sample))
+                    x, args, kwargs = Mover(device)(call_of(sample))
                     return variant.op(x, *args, **kwargs)
 
                 return _attempt(run)
@@ -600,13 +601,23 @@ def _between(x: object) -> object:
     return x * 0.75 + x
 
 
+@contextlib.contextmanager
+def _fusion(enabled: bool) -> Iterator[None]:
+    before = torch_accel._C.fusion_enabled()
+    torch_accel._C.set_fusion_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch_accel._C.set_fusion_enabled(before)
+
+
 def _check_fusion(variant: Variant) -> list[str]:
     """Contract 2: the same bits whether Nodes are planned together or one by one; pointwise work
     before and behind the operator, forward and backward."""
     kind = "backward" if has(variant, "backward") else "forward"
 
     def run(sample: SampleInput) -> object:
-        call = Mover(DEVICE)(_call(sample))
+        call = Mover(DEVICE)(call_of(sample))
         # A view of what comes back to a user may be written by the operator: fresh leaves only.
         x, args, kwargs = pytree.tree_map(_between, call) if kind == "backward" else call
         result = pytree.tree_map(_between, variant.op(x, *args, **kwargs))
@@ -620,10 +631,9 @@ def _check_fusion(variant: Variant) -> list[str]:
         for number, sample in enumerate(samples(variant, kind)):
             results = []
             for fused in (True, False):
-                torch_accel._C.set_fusion_enabled(fused)
-                torch.manual_seed(0)
-                results.append(_attempt(lambda sample=sample: run(sample)))
-            torch_accel._C.set_fusion_enabled(True)
+                with _fusion(fused):
+                    torch.manual_seed(0)
+                    results.append(_attempt(lambda sample=sample: run(sample)))
             raised = [isinstance(x, _Raised) for x in results]
             if any(raised):
                 if not all(raised):

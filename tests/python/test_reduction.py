@@ -5,17 +5,17 @@ import math
 import pytest
 import torch
 from compare import (
+    ALL,
     FLOATING,
     INTEGER,
     LAYOUTS,
+    SHAPES,
     assert_as_on_cpu,
     assert_same_error,
     natively,
     values,
 )
 
-ALL = [*FLOATING, *INTEGER, torch.bool]
-SHAPES = [(), (1,), (7,), (300,), (5, 1), (3, 5), (4, 65, 3), (2, 3, 4, 5), (0,), (0, 3), (3, 0)]
 DIMS = [0, -1, (0, 1), (0, -1), (), None]
 
 

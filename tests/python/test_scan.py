@@ -4,19 +4,19 @@
 import pytest
 import torch
 from compare import (
+    ALL,
     FLOATING,
-    INTEGER,
     LAYOUTS,
+    SHAPES,
     assert_as_on_cpu,
     assert_same_error,
+    mixed,
     natively,
     values,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-ALL = [*FLOATING, *INTEGER, torch.bool]
-SHAPES = [(), (1,), (7,), (300,), (5, 1), (3, 5), (4, 65, 3), (2, 3, 4, 5), (0,), (0, 3), (3, 0)]
 BLOCK = 4096  # kScanBlock
 
 SUMS = {"cumsum": torch.cumsum, "cumprod": torch.cumprod}
@@ -31,16 +31,6 @@ BY_COMPARISON = [*EXTREMA.values(), *PLACES.values(), *DIM_EXTREMA.values()]
 
 def dims_of(shape) -> range:
     return range(-1, max(len(shape), 1) - 1)
-
-
-def with_nan(x: torch.Tensor) -> torch.Tensor:
-    """Ties, both zeros, infinities and NaN."""
-    flat = x.view(-1)
-    flat[::5] = 1
-    flat[1::7], flat[2::7] = 0.0, -0.0
-    flat[3::11], flat[4::13] = float("inf"), -float("inf")
-    flat[flat.numel() // 3 :: 9] = float("nan")
-    return x
 
 
 @pytest.mark.parametrize("dtype", ALL, ids=str)
@@ -79,7 +69,7 @@ def test_layouts(layout, dtype):
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("shape", [(700,), (50, 90), (9, 20, 33)], ids=str)
 def test_nan_ties_zeros_and_infinities(shape, dtype):
-    x = with_nan(values(shape, dtype))
+    x = mixed(shape, dtype)
     for dim in dims_of(shape):
         for function in BY_COMPARISON:
             assert_as_on_cpu(lambda x, f=function, d=dim: f(x, d), x, rtol=0, atol=0)

@@ -4,35 +4,24 @@ the CPU names any of several equal elements, the device the first."""
 import pytest
 import torch
 from compare import (
+    ALL,
     FLOATING,
     INTEGER,
     LAYOUTS,
+    SHAPES,
     assert_as_on_cpu,
     assert_same_error,
+    mixed,
     natively,
     values,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-ALL = [*FLOATING, *INTEGER, torch.bool]
 RANKED = [*FLOATING, *INTEGER]
-SHAPES = [(), (1,), (7,), (300,), (5, 1), (3, 5), (4, 65, 3), (2, 3, 4, 5), (0,), (0, 3), (3, 0)]
 RANKED_SHAPES = [(), (1,), (7,), (40, 9), (3, 2000), (2000, 3), (4, 65, 3)]
 # Around the lengths at which the algorithm changes.
 LENGTHS = [2, 63, 64, 65, 95, 96, 97, 256, 1023, 1024, 1025, 5000, 70000, 140001]
-
-
-def mixed(shape, dtype: torch.dtype) -> torch.Tensor:
-    """Ties; in floating dtypes both zeros, infinities and NaN as well."""
-    x = values(shape, dtype)
-    if dtype.is_floating_point and x.numel() > 10:
-        flat = x.view(-1)
-        flat[::5] = 1
-        flat[1::7], flat[2::7] = 0.0, -0.0
-        flat[3::11], flat[4::13] = float("inf"), -float("inf")
-        flat[6::9] = float("nan")
-    return x
 
 
 def sorted_stably(x: torch.Tensor, dim: int, descending: bool) -> tuple:

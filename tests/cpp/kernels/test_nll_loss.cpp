@@ -9,58 +9,13 @@
 
 #include "kernels/common/parallel.h"
 #include "kernels/loss/nll_loss.h"
+#include "tests/cpp/kernels/elements_test.h"
 
 namespace accel::kernels {
 namespace {
 
 // Values that every dtype holds exactly: small integers, so that sums are exact as well (below the
 // 8 bits of bf16) and results can be compared for equality.
-double get(const void* data, int64_t i, DType dtype) {
-  switch (dtype) {
-    case DType::Float32:
-      return static_cast<const float*>(data)[i];
-    case DType::Float64:
-      return static_cast<const double*>(data)[i];
-    case DType::BFloat16: {
-      const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(data)[i]) << 16;
-      float value;
-      std::memcpy(&value, &bits, 4);
-      return value;
-    }
-    default: {
-      const uint16_t bits = static_cast<const uint16_t*>(data)[i];
-      const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-      if (exponent == 31) return NAN;
-      return (bits & 0x8000 ? -1 : 1) *
-             (exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24));
-    }
-  }
-}
-
-void set(void* data, int64_t i, DType dtype, double value) {
-  const float narrow = static_cast<float>(value);
-  uint32_t bits;
-  std::memcpy(&bits, &narrow, 4);
-  switch (dtype) {
-    case DType::Float32:
-      static_cast<float*>(data)[i] = narrow;
-      return;
-    case DType::Float64:
-      static_cast<double*>(data)[i] = value;
-      return;
-    case DType::BFloat16:
-      static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(bits >> 16);
-      return;
-    default: {
-      int exponent;
-      const double fraction = std::frexp(std::fabs(value), &exponent);
-      const int magnitude =
-          value == 0 ? 0 : (exponent + 14) << 10 | (static_cast<int>(fraction * 2048) & 1023);
-      static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(magnitude | (value < 0 ? 0x8000 : 0));
-    }
-  }
-}
-
 struct Array {
   DType dtype;
   std::vector<uint8_t> memory;
@@ -68,10 +23,10 @@ struct Array {
   Array(int64_t count, DType type)
       : dtype(type), memory(static_cast<size_t>(count * size_of(type) + 64), 0xa5) {}
   void* data() { return memory.data(); }
-  double at(int64_t i) const { return get(memory.data(), i, dtype); }
+  double at(int64_t i) const { return read_element(memory.data(), i, dtype); }
   void fill(std::mt19937& generator, int64_t count, int low, int high) {
     std::uniform_int_distribution<int> uniform(low, high);
-    for (int64_t i = 0; i < count; ++i) set(data(), i, dtype, uniform(generator));
+    for (int64_t i = 0; i < count; ++i) write_element(data(), i, dtype, uniform(generator));
   }
 };
 

@@ -9,59 +9,10 @@
 
 #include "kernels/common/parallel.h"
 #include "kernels/optimizer/optimizer.h"
+#include "tests/cpp/kernels/elements_test.h"
 
 namespace accel::kernels {
 namespace {
-
-float bits_to_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-double get(const void* data, int64_t i, DType dtype) {
-  switch (dtype) {
-    case DType::Float32:
-      return static_cast<const float*>(data)[i];
-    case DType::Float64:
-      return static_cast<const double*>(data)[i];
-    case DType::BFloat16:
-      return bits_to_float(static_cast<uint32_t>(static_cast<const uint16_t*>(data)[i]) << 16);
-    default: {
-      const uint16_t bits = static_cast<const uint16_t*>(data)[i];
-      const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-      if (exponent == 31) return mantissa ? NAN : INFINITY;
-      return (bits & 0x8000 ? -1 : 1) *
-             (exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24));
-    }
-  }
-}
-
-void set(void* data, int64_t i, DType dtype, double value) {
-  const float narrow = static_cast<float>(value);
-  uint32_t bits;
-  std::memcpy(&bits, &narrow, 4);
-  switch (dtype) {
-    case DType::Float32:
-      static_cast<float*>(data)[i] = narrow;
-      return;
-    case DType::Float64:
-      static_cast<double*>(data)[i] = value;
-      return;
-    case DType::BFloat16:
-      static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(bits >> 16);
-      return;
-    default: {  // normal halves only, truncated
-      int exponent;
-      const double fraction = std::frexp(std::fabs(value), &exponent);
-      const int magnitude =
-          value == 0 || exponent <= -14
-              ? 0
-              : (exponent + 14) << 10 | (static_cast<int>(fraction * 2048) & 1023);
-      static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(magnitude | (value < 0 ? 0x8000 : 0));
-    }
-  }
-}
 
 // Half a unit in the last place of a value near one, for each rounding on the way.
 double epsilon(DType dtype) {
@@ -91,10 +42,10 @@ struct Array {
   // One element off the start, so that vectors are not aligned.
   void* data() { return memory.data() + size_of(dtype); }
   const void* data() const { return memory.data() + size_of(dtype); }
-  double at(int64_t i) const { return get(data(), i, dtype); }
+  double at(int64_t i) const { return read_element(data(), i, dtype); }
   void fill(std::mt19937& generator, double low, double high) {
     std::uniform_real_distribution<double> uniform(low, high);
-    for (int64_t i = 0; i < elements; ++i) set(data(), i, dtype, uniform(generator));
+    for (int64_t i = 0; i < elements; ++i) write_element(data(), i, dtype, uniform(generator));
   }
   void expect_guard() const {
     for (int64_t i = 0; i < kGuard; ++i) {

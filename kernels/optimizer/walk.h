@@ -2,37 +2,14 @@
 // cut into chunks of equal size. Included by adam.simd.cpp and sgd.simd.cpp only.
 #pragma once
 
-#include <type_traits>
-
-#include "kernels/common/convert.h"
-#include "kernels/common/dtype.h"
+#include "kernels/common/elements.h"
 #include "kernels/common/parallel.h"
-#include "kernels/common/simd.h"
 
 namespace accel::kernels::ACCEL_ISA::optimizer {
 
 // Elements of one chunk: Adam moves 28 bytes for each in fp32, so a chunk is 450 KB and about 20
 // µs.
 inline constexpr int64_t kChunk = 16384;
-
-// Element types in memory, and the type that is computed with.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-template <class Element>
-using RealOf = std::conditional_t<std::is_same_v<Element, double>, double, float>;
-
-ACCEL_INLINE VectorF32 load_elements(const float* from) { return load<VectorF32>(from); }
-ACCEL_INLINE VectorF64 load_elements(const double* from) { return load<VectorF64>(from); }
-ACCEL_INLINE VectorF32 load_elements(const BFloat16* from) { return load_bf16(from); }
-ACCEL_INLINE VectorF32 load_elements(const Float16* from) { return load_f16(from); }
-ACCEL_INLINE void store_elements(float* to, VectorF32 value) { store(to, value); }
-ACCEL_INLINE void store_elements(double* to, VectorF64 value) { store(to, value); }
-ACCEL_INLINE void store_elements(BFloat16* to, VectorF32 value) { store_bf16(to, value); }
-ACCEL_INLINE void store_elements(Float16* to, VectorF32 value) { store_f16(to, value); }
 
 // A run of one array that a step reads and writes: vector by vector in place, its end in a buffer.
 // Padding lanes hold ones, which no step turns into a floating-point trap or a slow denormal.
@@ -45,7 +22,7 @@ class Run {
   Element* at(int64_t i) { return data_ + i; }
   Element* open_tail(int64_t i, int64_t count) {
     Vector<RealOf<Element>> ones = splat<Vector<RealOf<Element>>>(RealOf<Element>{1});
-    store_elements(tail_, ones);
+    store_narrow(tail_, ones);
     if (data_) std::memcpy(tail_, data_ + i, static_cast<size_t>(count) * sizeof(Element));
     return tail_;
   }
@@ -75,21 +52,6 @@ void for_each_piece(const Tensor* tensors, int64_t count, Body&& body) {
       first = last;
     }
   });
-}
-
-// Calls body(Element{}) with the element type of a floating dtype.
-template <class Body>
-void with_element(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::Float64:
-      return body(double{});
-    case DType::BFloat16:
-      return body(BFloat16{});
-    case DType::Float16:
-      return body(Float16{});
-    default:
-      return body(float{});
-  }
 }
 
 }  // namespace accel::kernels::ACCEL_ISA::optimizer
