@@ -1,5 +1,5 @@
-// Activations and their derivatives that programs call most, unboxed; pointwise_boxed.cpp has the
-// rest.
+// Activations and their derivatives that programs call most, unboxed, and those with two outputs or
+// an output of another shape; pointwise_boxed.cpp has the rest.
 #include "csrc/aten/pointwise.h"
 
 namespace accel::aten {
@@ -132,6 +132,77 @@ Tensor activation(const Tensor& self) {
   return *floating(kOpcode, {}, {&self});
 }
 
+// --- what has two outputs, or an output of another shape -----------------------------------------
+
+// The halves of a Tensor along a dimension.
+std::pair<Tensor, Tensor> halves(const Tensor& self, int64_t dim) {
+  const int64_t size = self.size(dim) / 2;
+  return {self.narrow(dim, 0, size), self.narrow(dim, size, size)};
+}
+
+Tensor glu(const Tensor& self, int64_t dim) {
+  if (!floating_native({&self}) || self.dim() == 0 || dim < -self.dim() || dim >= self.dim() ||
+      self.size(dim) % 2 != 0) {
+    return to_host<Tensor>("aten::glu", "", self, dim);
+  }
+  const auto [a, b] = halves(self, dim);
+  return *floating(Opcode::Glu, {}, {&a, &b});
+}
+
+Tensor glu_backward(const Tensor& grad, const Tensor& self, int64_t dim) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::glu_backward", "", grad, self, dim);
+  }
+  const auto [a, b] = halves(self, dim);
+  Tensor result = empty_on(self, self.sizes(), self.scalar_type());
+  const auto [da, db] = halves(result, dim);
+  Recording(Opcode::GluBackward)
+      .output(da)
+      .output(db)
+      .attribute(self.scalar_type())
+      .input(grad)
+      .input(a)
+      .input(b)
+      .record();
+  return result;
+}
+
+// The buffer serves the CPU's backward alone.
+std::tuple<Tensor, Tensor> log_sigmoid_forward(const Tensor& self) {
+  if (!floating_native({&self})) {
+    return to_host<std::tuple<Tensor, Tensor>>("aten::log_sigmoid_forward", "", self);
+  }
+  return {*floating(Opcode::LogSigmoid, {}, {&self}), empty_on(self, {0}, self.scalar_type())};
+}
+
+Tensor log_sigmoid_backward(const Tensor& grad, const Tensor& self, const Tensor& buffer) {
+  if (!floating_native({&grad, &self})) {
+    return to_host<Tensor>("aten::log_sigmoid_backward", "", grad, self, buffer);
+  }
+  return *floating(Opcode::LogSigmoidBackward, {}, {&grad, &self});
+}
+
+std::tuple<Tensor, Tensor> prelu_backward(const Tensor& grad, const Tensor& self,
+                                          const Tensor& weight) {
+  if (!floating_native({&grad, &self, &weight}) || weight.scalar_type() != self.scalar_type()) {
+    return to_host<std::tuple<Tensor, Tensor>>("aten::_prelu_kernel_backward", "", grad, self,
+                                               weight);
+  }
+  Tensor d_self = empty_like(self, self.scalar_type());
+  Tensor d_weight = empty_like(self, self.scalar_type());
+  Recording(Opcode::PreluBackward)
+      .output(d_self)
+      .output(d_weight)
+      .attribute(self.scalar_type())
+      .input(grad, self.sizes())
+      .input(self)
+      .input(weight, self.sizes())
+      .record();
+  return {d_self, d_weight};
+}
+
+// --- the table -----------------------------------------------------------------------------------
+
 constexpr const char* k_tanh_backward = "aten::tanh_backward";
 constexpr const char* k_sigmoid_backward = "aten::sigmoid_backward";
 constexpr const char* k_silu_backward = "aten::silu_backward";
@@ -162,6 +233,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("hardsigmoid", TORCH_FN((activation<&k_hardsigmoid, Opcode::Hardsigmoid>)));
   m.impl("hardswish", TORCH_FN((activation<&k_hardswish, Opcode::Hardswish>)));
   m.impl("mish", TORCH_FN((activation<&k_mish, Opcode::Mish>)));
+  m.impl("glu", TORCH_FN(glu));
+  m.impl("glu_backward", TORCH_FN(glu_backward));
+  m.impl("log_sigmoid_forward", TORCH_FN(log_sigmoid_forward));
+  m.impl("log_sigmoid_backward", TORCH_FN(log_sigmoid_backward));
+  m.impl("_prelu_kernel_backward", TORCH_FN(prelu_backward));
 }
 
 }  // namespace accel::aten

@@ -114,10 +114,6 @@ Tensor on_device(const Tensor& number, const Tensor& like) {
 }
 
 void add_mask(Recording& recording, const Tensor& mask, const Tensor& query, const Tensor& key) {
-  if (!mask.defined()) {
-    recording.no_input();
-    return;
-  }
   recording.input(mask, {query.size(0), query.size(1), query.size(2), key.size(2)});
 }
 
@@ -203,11 +199,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   if (!(wanted[0] || wanted[1] || wanted[2] || mask_wanted)) return {};
   Recording recording(Opcode::AttentionBackward);
   for (const Tensor& output : {grad_query, grad_key, grad_value, grad_scores}) {
-    if (output.defined()) {
-      recording.output(output);
-    } else {
-      recording.no_output();
-    }
+    recording.output(output);
   }
   recording.input(query).input(key).input(value);
   add_mask(recording, mask, query, key);

@@ -49,7 +49,7 @@
 #include <cmath>
 
 #include "csrc/aten/alias.h"
-#include "csrc/aten/recording.h"
+#include "csrc/aten/pointwise.h"
 
 namespace accel::aten {
 
@@ -313,17 +313,6 @@ std::vector<Tensor> add_tensor(TensorList self, const Tensor& other, const at::S
 void add_tensor_in_place(TensorList self, const Tensor& other, const at::Scalar& alpha) {
   in_place(Opcode::Add, self, {}, Scaled<Broadcast>{{other, self}, &alpha},
            [&] { at::native::foreach_tensor_add_tensor_kernel_slow_(self, other, alpha); });
-}
-
-// Exponents that are multiplications or roots, as pow itself treats them.
-std::optional<Opcode> power_opcode(const at::Scalar& exponent) {
-  if (exponent.isComplex()) return std::nullopt;
-  const double value = exponent.toDouble();
-  if (value == 2) return Opcode::Square;
-  if (value == 0.5) return Opcode::Sqrt;
-  if (value == -0.5) return Opcode::Rsqrt;
-  if (value == -1) return Opcode::Reciprocal;
-  return std::nullopt;
 }
 
 std::vector<Tensor> pow_scalar(TensorList self, const at::Scalar& exponent) {

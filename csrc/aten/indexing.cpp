@@ -432,13 +432,7 @@ class IndexResult final : public at::meta::structured_index_Tensor {
     if (result_.defined()) {
       resize_output(result_, sizes);
     } else {
-      const c10::DeviceGuard guard(options.device());
-      auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
-      const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
-      const auto dtype = options.dtype().toScalarType();
-      result_ = strides.empty()
-                    ? at::detail::empty_generic(sizes, allocator, keys, dtype, std::nullopt)
-                    : at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
+      result_ = empty_as_inferred(sizes, strides, options);
     }
     structured_index_Tensor::set_output_raw_strided(i, sizes, strides, options);
   }

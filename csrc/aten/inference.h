@@ -13,6 +13,18 @@
 
 namespace accel::aten {
 
+// An output as a meta function asks for it: dense where it names no strides.
+inline Tensor empty_as_inferred(IntArrayRef sizes, IntArrayRef strides,
+                                const at::TensorOptions& options) {
+  const c10::DeviceGuard guard(options.device());
+  auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
+  const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
+  const auto dtype = options.dtype().toScalarType();
+  return strides.empty()
+             ? at::detail::empty_generic(sizes, allocator, keys, dtype, options.memory_format_opt())
+             : at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
+}
+
 // Runs the meta function of a structured op. Outputs that were not given are allocated, given ones
 // (out=) are checked and resized, with PyTorch's types and wording:
 //   Inferred<at::meta::structured_sum_dim_IntList> op;   // or op{out}
@@ -31,18 +43,11 @@ class Inferred final : public Meta {
   void set_output_raw_strided(int64_t i, IntArrayRef sizes, IntArrayRef strides,
                               at::TensorOptions options) override {
     Tensor& output = outputs_[i];
-    const auto dtype = options.dtype().toScalarType();
     if (!output.defined()) {
-      const c10::DeviceGuard guard(options.device());
-      auto* allocator = c10::GetAllocator(c10::kPrivateUse1);
-      const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
-      output = strides.empty()
-                   ? at::detail::empty_generic(sizes, allocator, keys, dtype,
-                                               options.memory_format_opt())
-                   : at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
+      output = empty_as_inferred(sizes, strides, options);
       return;
     }
-    TORCH_CHECK(output.scalar_type() == dtype, "Expected out tensor to have dtype ",
+    TORCH_CHECK(output.dtype() == options.dtype(), "Expected out tensor to have dtype ",
                 options.dtype(), ", but got ", output.dtype(), " instead");
     TORCH_CHECK(output.device() == options.device(), "Expected out tensor to have device ",
                 options.device(), ", but got ", output.device(), " instead");

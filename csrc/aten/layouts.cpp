@@ -62,7 +62,7 @@ using c10::IValue;
 
 bool is_compressed(const Tensor& tensor) { return at::sparse_csr::is_sparse_compressed(tensor); }
 
-// The memory of a quantized Tensor, or of a nested one, as a dense Tensor.
+// The memory of a quantized Tensor as a dense one.
 Tensor bytes_of(const Tensor& tensor) {
   return at::empty({0}, tensor.options().dtype(at::kByte).layout(at::kStrided))
       .set_(tensor.storage());

@@ -2,9 +2,16 @@
 // Tensor without dimensions is one line of one element.
 #pragma once
 
+#include <limits>
+
 #include "csrc/aten/recording.h"
 
 namespace accel::aten {
+
+// Whether the engines can name places in it: they count them in 32 bits.
+inline bool has_places(const Tensor& self) {
+  return is_plain(self) && is_native(self) && self.numel() < std::numeric_limits<int32_t>::max();
+}
 
 inline void add_lines_input(Recording& recording, const Tensor& tensor) {
   static constexpr int64_t kOne[] = {1};

@@ -65,12 +65,8 @@ void record_nll(const Tensor& out, const Tensor& total_weight, const Tensor& sel
   Recording recording(Opcode::NllLoss);
   recording.output(out).output(total_weight).input(self, rows.sizes, rows.strides);
   add_targets(recording, target, rows);
-  if (weight.defined()) {
-    recording.input(weight.contiguous());
-  } else {
-    recording.no_input();
-  }
-  recording.attribute(self.scalar_type())
+  recording.input(weight.defined() ? weight.contiguous() : Tensor())
+      .attribute(self.scalar_type())
       .attribute(static_cast<uint64_t>(ignore_index))
       .attribute(reduction_attribute(reduction))
       .record();
@@ -112,12 +108,8 @@ void record_nll_backward(const Tensor& grad_input, const Tensor& grad, const Ten
   recording.output(grad_input, rows.sizes, out_strides)
       .input(grad, rows.rows(), IntArrayRef{grad_stride});
   add_targets(recording, target, rows);
-  if (weight.defined()) {
-    recording.input(weight, rows.sizes);
-  } else {
-    recording.no_input();
-  }
-  recording.input(total_weight, rows.rows(), IntArrayRef{0})
+  recording.input(weight, rows.sizes)
+      .input(total_weight, rows.rows(), IntArrayRef{0})
       .attribute(arithmetic_dtype(self.scalar_type()))
       .attribute(1)
       .attribute(false)

@@ -141,16 +141,13 @@ void add_statistic_output(Recording& recording, const Tensor& statistic, size_t 
   recording.output(statistic, statistic.sizes().slice(0, kept), statistic.strides().slice(0, kept));
 }
 
+// Absent where it is undefined.
 void add_statistic_input(Recording& recording, const Tensor& statistic, size_t kept) {
-  recording.input(statistic, statistic.sizes().slice(0, kept), statistic.strides().slice(0, kept));
-}
-
-void add_parameter(Recording& recording, const Tensor& parameter, IntArrayRef sizes) {
-  if (parameter.defined()) {
-    recording.input(parameter, sizes);
-  } else {
+  if (!statistic.defined()) {
     recording.no_input();
+    return;
   }
+  recording.input(statistic, statistic.sizes().slice(0, kept), statistic.strides().slice(0, kept));
 }
 
 // Shapes and dtypes, in PyTorch's words; the number of dimensions that are not normalised.
@@ -180,10 +177,13 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm(const Tensor& input, IntArrayRef n
   recording.output(out);
   add_statistic_output(recording, mean, kept);
   add_statistic_output(recording, rstd, kept);
-  recording.input(input);
-  add_parameter(recording, weight, input.sizes());
-  add_parameter(recording, bias, input.sizes());
-  recording.attribute(compute).attribute(kept).scalar(eps).record();
+  recording.input(input)
+      .input(weight, input.sizes())
+      .input(bias, input.sizes())
+      .attribute(compute)
+      .attribute(kept)
+      .scalar(eps)
+      .record();
   return {std::move(out), std::move(mean), std::move(rstd)};
 }
 
@@ -193,14 +193,12 @@ Tensor norm_backward_input(const Tensor& grad, const Tensor& input, const Tensor
   Tensor result = empty_on(input, input.sizes(), input.scalar_type());
   Recording recording(Opcode::LayerNormBackwardInput);
   recording.output(result).input(grad).input(input);
-  if (mean.defined()) {
-    add_statistic_input(recording, mean, kept);
-  } else {
-    recording.no_input();
-  }
+  add_statistic_input(recording, mean, kept);
   add_statistic_input(recording, rstd, kept);
-  add_parameter(recording, weight, input.sizes());
-  recording.attribute(arithmetic_dtype(input.scalar_type())).attribute(kept).record();
+  recording.input(weight, input.sizes())
+      .attribute(arithmetic_dtype(input.scalar_type()))
+      .attribute(kept)
+      .record();
   return result;
 }
 
@@ -208,17 +206,13 @@ Tensor norm_backward_input(const Tensor& grad, const Tensor& input, const Tensor
 void norm_backward_parameters(const Tensor& grad_weight, const Tensor& grad_bias,
                               const Tensor& grad, const Tensor& input, const Tensor& mean,
                               const Tensor& rstd, size_t normalized) {
-  Recording recording(Opcode::LayerNormBackwardParameters);
-  for (const Tensor& output : {grad_weight, grad_bias}) {
-    if (output.defined()) {
-      recording.output(output);
-    } else {
-      recording.no_output();
-    }
-  }
-  recording.input(grad).input(input);
-  add_parameter(recording, mean, input.sizes());
-  recording.input(rstd, input.sizes())
+  Recording(Opcode::LayerNormBackwardParameters)
+      .output(grad_weight)
+      .output(grad_bias)
+      .input(grad)
+      .input(input)
+      .input(mean, input.sizes())
+      .input(rstd, input.sizes())
       .attribute(arithmetic_dtype(input.scalar_type()))
       .attribute(normalized)
       .attribute(true)
@@ -271,9 +265,12 @@ std::tuple<Tensor, Tensor> rms_norm(const Tensor& input, IntArrayRef normalized_
   Recording recording(Opcode::RmsNorm);
   recording.output(out);
   add_statistic_output(recording, rstd, kept);
-  recording.input(input);
-  add_parameter(recording, weight, input.sizes());
-  recording.attribute(compute).attribute(kept).scalar(eps.value_or(least)).record();
+  recording.input(input)
+      .input(weight, input.sizes())
+      .attribute(compute)
+      .attribute(kept)
+      .scalar(eps.value_or(least))
+      .record();
   return {std::move(out), std::move(rstd)};
 }
 

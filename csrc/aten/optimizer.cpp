@@ -100,19 +100,19 @@ bool is_recordable(const AdamLists& lists, bool amsgrad, const OptionalTensor& g
 void record_adam(const AdamLists& lists, size_t begin, size_t end, const LearningRate& rate,
                  const AdamSettings& settings, const OptionalTensor& grad_scale,
                  const OptionalTensor& found_inf) {
+  const Tensor absent;
   std::vector<Tensor> grads;
   Recording recording(Opcode::Adam);
   recording.input(rate.tensor).input(grad_scale).input(found_inf);
   for (size_t i = begin; i < end; ++i) {
     const Tensor& parameter = lists.parameters[i];
     grads.push_back(gradient_for(lists.grads[i], parameter));
-    recording.output(parameter).output(lists.exp_avgs[i]).output(lists.exp_avg_sqs[i]);
-    if (settings.amsgrad) {
-      recording.output(lists.max_exp_avg_sqs[i]);
-    } else {
-      recording.no_output();
-    }
-    recording.input(grads.back()).input(lists.steps[i]);
+    recording.output(parameter)
+        .output(lists.exp_avgs[i])
+        .output(lists.exp_avg_sqs[i])
+        .output(settings.amsgrad ? lists.max_exp_avg_sqs[i] : absent)
+        .input(grads.back())
+        .input(lists.steps[i]);
   }
   if (has_value(grad_scale)) {
     for (const Tensor& grad : grads) recording.output(grad);
@@ -171,17 +171,15 @@ void fused_sgd_(TensorList self, TensorList grads, TensorList momentum_buffers, 
   const LearningRate rate(lr);
   for (size_t begin = 0; begin < self.size(); begin += kTensorsPerNode) {
     const size_t end = std::min(begin + kTensorsPerNode, self.size());
+    const Tensor absent;
     std::vector<Tensor> dense_grads;
     Recording recording(Opcode::Sgd);
     recording.input(rate.tensor).input(grad_scale).input(found_inf);
     for (size_t i = begin; i < end; ++i) {
       dense_grads.push_back(gradient_for(grads[i], self[i]));
-      recording.output(self[i]).input(dense_grads.back());
-      if (has_momentum) {
-        recording.output(momentum_buffers[i]);
-      } else {
-        recording.no_output();
-      }
+      recording.output(self[i])
+          .input(dense_grads.back())
+          .output(has_momentum ? momentum_buffers[i] : absent);
     }
     if (has_value(grad_scale)) {
       for (const Tensor& grad : dense_grads) recording.output(grad);

@@ -8,11 +8,11 @@
 #include <ATen/ScalarOps.h>
 #include <ATen/native/TensorIterator.h>
 #include <ATen/ops/clamp.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/sub.h>
-#include <ATen/ops/where.h>
+
+#include <cmath>
 
 namespace accel::aten {
 
@@ -158,6 +158,16 @@ bool floating_native(Inputs inputs) {
     if (!at::isFloatingType(input->scalar_type()) || !is_native(*input)) return false;
   }
   return recordable({}, inputs);
+}
+
+std::optional<Opcode> power_opcode(const at::Scalar& exponent) {
+  if (exponent.isComplex()) return std::nullopt;
+  const double value = exponent.toDouble();
+  if (value == 2) return Opcode::Square;
+  if (value == 0.5) return Opcode::Sqrt;
+  if (value == -0.5) return Opcode::Rsqrt;
+  if (value == -1) return Opcode::Reciprocal;
+  return std::nullopt;
 }
 
 void require_floating(const char* kernel, const Tensor& self) {
@@ -314,18 +324,13 @@ Tensor rsub(const Tensor& self, const at::Scalar& other, const at::Scalar& alpha
   return at::sub(at::native::wrapped_scalar_tensor(other), self, alpha);
 }
 
-// Small whole exponents and the square root are exact multiplications, as in ATen's kernels.
 struct PowScalar {
   static bool native(const Tensor& out, const Tensor& self, const at::Scalar& exponent) {
     return recordable(out, {&self}) && !exponent.isComplex() &&
            at::isFloatingType(self.scalar_type());
   }
   static Output record(const Tensor& out, const Tensor& self, const at::Scalar& exponent) {
-    const double value = exponent.toDouble();
-    if (value == 2) return unary(Opcode::Square, Rule::Same, out, self);
-    if (value == 0.5) return unary(Opcode::Sqrt, Rule::Same, out, self);
-    if (value == -0.5) return unary(Opcode::Rsqrt, Rule::Same, out, self);
-    if (value == -1) return unary(Opcode::Reciprocal, Rule::Same, out, self);
+    if (const auto opcode = power_opcode(exponent)) return unary(*opcode, Rule::Same, out, self);
     return binary(Opcode::Pow, Rule::Same, out, self, at::native::wrapped_scalar_tensor(exponent));
   }
   static Tensor functional(const Tensor& self, const at::Scalar& exponent) {
@@ -363,6 +368,22 @@ Tensor pow_of_scalar(const at::Scalar& base, const Tensor& exponent) {
     return to_host<Tensor>("aten::pow", "Scalar", base, exponent);
   }
   return *binary(Opcode::Pow, Rule::Same, {}, at::native::wrapped_scalar_tensor(base), exponent);
+}
+
+Tensor round_decimals(const Tensor& self, int64_t decimals) {
+  if (!floating_native({&self})) {
+    return to_host<Tensor>("aten::round", "decimals", self, decimals);
+  }
+  if (decimals == 0) return *unary(Opcode::RoundEven, Rule::Same, {}, self);
+  Tensor out = empty_like(self, self.scalar_type());
+  Recording(Opcode::RoundDecimals)
+      .output(out)
+      .input(self)
+      .attribute(self.scalar_type())
+      .attribute(uint64_t{decimals < 0})
+      .scalar(std::pow(10.0, std::abs(static_cast<double>(decimals))))
+      .record();
+  return out;
 }
 
 // --- selection -----------------------------------------------------------------------------------
@@ -601,39 +622,6 @@ struct DivMode {
   }
 };
 
-// --- ranges --------------------------------------------------------------------------------------
-
-Tensor& arange_out(const at::Scalar& start, const at::Scalar& end, const at::Scalar& step,
-                   Tensor& out) {
-  const ScalarType compute = out.scalar_type();
-  const double from = start.toDouble(), to = end.toDouble(), by = step.toDouble();
-  const bool whole = at::isIntegralType(compute, /*includeBool=*/false);
-  TORCH_CHECK(by != 0, "step must be nonzero");
-  TORCH_CHECK_VALUE(!whole || step.toLong() != 0, "step must be nonzero");
-  TORCH_CHECK(std::isfinite(from) && std::isfinite(to), "unsupported range: ", from, " -> ", to);
-  TORCH_CHECK((by > 0 && to >= from) || (by < 0 && to <= from),
-              "upper bound and lower bound inconsistent with step sign");
-  int64_t elements;
-  if (compute == ScalarType::Long) {  // counted without a detour over floating point
-    const int64_t distance = end.toLong() - start.toLong(), stride = step.toLong();
-    elements = distance / stride + (distance % stride != 0);
-  } else {
-    elements = static_cast<int64_t>(std::ceil((to - from) / by));
-  }
-  if (out.numel() != elements) out.resize_({elements});
-  if (!is_native(compute) || !is_plain(out)) {
-    to_host<Tensor>("aten::arange", "start_out", start, end, step, out);
-    return out;
-  }
-  Recording(Opcode::Arange)
-      .output(out)
-      .attribute(compute)
-      .scalar(scalar_of(start, compute))
-      .scalar(scalar_of(step, compute))
-      .record();
-  return out;
-}
-
 // --- logical -------------------------------------------------------------------------------------
 
 template <const char* const* kName, Opcode kOpcode>
@@ -740,6 +728,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("pow.Tensor_Scalar_out", TORCH_FN(PowScalar::out));
   m.impl("pow.Scalar", TORCH_FN(pow_of_scalar));
 
+  m.impl("round.decimals", TORCH_FN(round_decimals));
+
   m.impl("where.self", TORCH_FN(where));
   m.impl("masked_fill_.Scalar", TORCH_FN(masked_fill_));
   m.impl("masked_fill_.Tensor", TORCH_FN(masked_fill_tensor_));
@@ -761,7 +751,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("addcmul_", TORCH_FN(AddProduct<Opcode::Addcmul>::in_place));
   m.impl("addcdiv", TORCH_FN(AddProduct<Opcode::Addcdiv>::functional));
   m.impl("addcdiv_", TORCH_FN(AddProduct<Opcode::Addcdiv>::in_place));
-  m.impl("arange.start_out", TORCH_FN(arange_out));
 
   m.impl("logical_not", TORCH_FN(logical_not));
   m.impl("logical_and", TORCH_FN((Logical<&k_logical_and, Opcode::LogicalAnd>::functional)));

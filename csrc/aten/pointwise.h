@@ -47,6 +47,10 @@ Output binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self, c
 Output floating(Opcode opcode, const Tensor& out, Inputs inputs,
                 c10::ArrayRef<at::Scalar> scalars = {});
 
+// The op that a power with this exponent is, if it is a multiplication or a root: more exact, as in
+// ATen's kernels.
+std::optional<Opcode> power_opcode(const at::Scalar& exponent);
+
 // What only floating dtypes have: refused at the call, in the words of the CPU's dispatch macro.
 void require_floating(const char* kernel, const Tensor& self);
 

@@ -3,12 +3,6 @@
 // in-place and the out= variant are one table row. What a row does not take goes to the host.
 #include <ATen/core/boxing/BoxedKernel.h>
 #include <ATen/native/TypeProperties.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/glu_backward.h>
-#include <ATen/ops/pow.h>
-
-#include <cmath>
 
 #include "csrc/aten/pointwise.h"
 
@@ -288,159 +282,6 @@ class PointwiseKernel final : public c10::OperatorKernel {
   const Row& row_;
 };
 
-// --- what has two outputs, or an output of another shape -----------------------------------------
-
-// The halves of a Tensor along a dimension.
-std::pair<Tensor, Tensor> halves(const Tensor& self, int64_t dim) {
-  const int64_t size = self.size(dim) / 2;
-  return {self.narrow(dim, 0, size), self.narrow(dim, size, size)};
-}
-
-Tensor glu(const Tensor& self, int64_t dim) {
-  if (!floating_native({&self}) || self.dim() == 0 || dim < -self.dim() || dim >= self.dim() ||
-      self.size(dim) % 2 != 0) {
-    return to_host<Tensor>("aten::glu", "", self, dim);
-  }
-  const auto [a, b] = halves(self, dim);
-  return *floating(Opcode::Glu, {}, {&a, &b});
-}
-
-Tensor glu_backward(const Tensor& grad, const Tensor& self, int64_t dim) {
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::glu_backward", "", grad, self, dim);
-  }
-  const auto [a, b] = halves(self, dim);
-  Tensor result = empty_on(self, self.sizes(), self.scalar_type());
-  const auto [da, db] = halves(result, dim);
-  Recording(Opcode::GluBackward)
-      .output(da)
-      .output(db)
-      .attribute(self.scalar_type())
-      .input(grad)
-      .input(a)
-      .input(b)
-      .record();
-  return result;
-}
-
-// The buffer serves the CPU's backward alone.
-std::tuple<Tensor, Tensor> log_sigmoid_forward(const Tensor& self) {
-  if (!floating_native({&self})) {
-    return to_host<std::tuple<Tensor, Tensor>>("aten::log_sigmoid_forward", "", self);
-  }
-  return {*floating(Opcode::LogSigmoid, {}, {&self}), empty_on(self, {0}, self.scalar_type())};
-}
-
-Tensor log_sigmoid_backward(const Tensor& grad, const Tensor& self, const Tensor& buffer) {
-  if (!floating_native({&grad, &self})) {
-    return to_host<Tensor>("aten::log_sigmoid_backward", "", grad, self, buffer);
-  }
-  return *floating(Opcode::LogSigmoidBackward, {}, {&grad, &self});
-}
-
-std::tuple<Tensor, Tensor> prelu_backward(const Tensor& grad, const Tensor& self,
-                                          const Tensor& weight) {
-  if (!floating_native({&grad, &self, &weight}) || weight.scalar_type() != self.scalar_type()) {
-    return to_host<std::tuple<Tensor, Tensor>>("aten::_prelu_kernel_backward", "", grad, self,
-                                               weight);
-  }
-  Tensor d_self = empty_like(self, self.scalar_type());
-  Tensor d_weight = empty_like(self, self.scalar_type());
-  Recording(Opcode::PreluBackward)
-      .output(d_self)
-      .output(d_weight)
-      .attribute(self.scalar_type())
-      .input(grad, self.sizes())
-      .input(self)
-      .input(weight, self.sizes())
-      .record();
-  return {d_self, d_weight};
-}
-
-Tensor round_decimals(const Tensor& self, int64_t decimals) {
-  if (!floating_native({&self})) {
-    return to_host<Tensor>("aten::round", "decimals", self, decimals);
-  }
-  if (decimals == 0) return *unary(Opcode::RoundEven, Rule::Same, {}, self);
-  Tensor out = empty_like(self, self.scalar_type());
-  Recording(Opcode::RoundDecimals)
-      .output(out)
-      .input(self)
-      .attribute(self.scalar_type())
-      .attribute(uint64_t{decimals < 0})
-      .scalar(std::pow(10.0, std::abs(static_cast<double>(decimals))))
-      .record();
-  return out;
-}
-
-// --- by position ---------------------------------------------------------------------------------
-
-template <bool kUpper>
-struct Triangle {
-  static constexpr const char* name() { return kUpper ? "aten::triu" : "aten::tril"; }
-
-  static void record(const Tensor& out, const Tensor& self, int64_t diagonal) {
-    Recording(Opcode::Triangle)
-        .output(out)
-        .input(self)
-        .attribute(self.scalar_type())
-        .attribute(uint64_t{kUpper})
-        .scalar(Scalar{.i = diagonal})
-        .scalar(Scalar{.i = self.size(-2)})
-        .scalar(Scalar{.i = self.size(-1)})
-        .record();
-  }
-  static Tensor functional(const Tensor& self, int64_t diagonal) {
-    if (self.dim() < 2 || !recordable({}, {&self})) {
-      return to_host<Tensor>(name(), "", self, diagonal);
-    }
-    Tensor out = empty_on(self, self.sizes(), self.scalar_type());
-    record(out, self, diagonal);
-    return out;
-  }
-  static Tensor& in_place(Tensor& self, int64_t diagonal) {
-    if (self.dim() < 2 || !recordable(self, {&self}) || !self.is_non_overlapping_and_dense()) {
-      to_host<Tensor>((std::string(name()) + "_").c_str(), "", self, diagonal);
-      return self;
-    }
-    record(self, self, diagonal);
-    return self;
-  }
-};
-
-Tensor& linspace_out(const at::Scalar& start, const at::Scalar& end, int64_t steps, Tensor& out) {
-  const ScalarType dtype = out.scalar_type();
-  if (steps < 2 || start.isComplex() || end.isComplex() || !is_plain(out) ||
-      (dtype != ScalarType::Float && dtype != ScalarType::Double)) {
-    to_host<Tensor>("aten::linspace", "out", start, end, steps, out);
-    return out;
-  }
-  if (out.numel() != steps) out.resize_({steps});
-  const double from = start.toDouble(), to = end.toDouble();
-  const double step =
-      dtype == ScalarType::Float
-          ? (static_cast<float>(to) - static_cast<float>(from)) / static_cast<float>(steps - 1)
-          : (to - from) / static_cast<double>(steps - 1);
-  Recording(Opcode::Linspace)
-      .output(out)
-      .attribute(dtype)
-      .scalar(from)
-      .scalar(to)
-      .scalar(step)
-      .scalar(static_cast<double>(steps))
-      .record();
-  return out;
-}
-
-Tensor& eye_out(int64_t rows, int64_t columns, Tensor& out) {
-  TORCH_CHECK(rows >= 0, "n must be greater or equal to 0, got ", rows);
-  TORCH_CHECK(columns >= 0, "m must be greater or equal to 0, got ", columns);
-  out.resize_({rows, columns});
-  out.zero_();
-  out.diagonal().fill_(1);
-  return out;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -450,18 +291,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
                           std::make_unique<PointwiseKernel>(row))));
     }
   }
-  m.impl("glu", TORCH_FN(glu));
-  m.impl("glu_backward", TORCH_FN(glu_backward));
-  m.impl("log_sigmoid_forward", TORCH_FN(log_sigmoid_forward));
-  m.impl("log_sigmoid_backward", TORCH_FN(log_sigmoid_backward));
-  m.impl("_prelu_kernel_backward", TORCH_FN(prelu_backward));
-  m.impl("round.decimals", TORCH_FN(round_decimals));
-  m.impl("tril", TORCH_FN(Triangle<false>::functional));
-  m.impl("tril_", TORCH_FN(Triangle<false>::in_place));
-  m.impl("triu", TORCH_FN(Triangle<true>::functional));
-  m.impl("triu_", TORCH_FN(Triangle<true>::in_place));
-  m.impl("linspace.out", TORCH_FN(linspace_out));
-  m.impl("eye.m_out", TORCH_FN(eye_out));
 }
 
 }  // namespace accel::aten

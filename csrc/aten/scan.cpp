@@ -10,8 +10,6 @@
 #include <ATen/ops/max_meta.h>
 #include <ATen/ops/min_meta.h>
 
-#include <limits>
-
 #include "csrc/aten/inference.h"
 #include "csrc/aten/lines.h"
 
@@ -30,11 +28,6 @@ bool is_whole(const Tensor& tensor) {
 bool is_same_view(const Tensor& a, const Tensor& b) {
   return a.data_ptr() == b.data_ptr() && a.strides() == b.strides() &&
          a.scalar_type() == b.scalar_type();
-}
-
-// Whether the engine can name places in it: it counts them in 32 bits.
-bool has_places(const Tensor& self) {
-  return is_plain(self) && is_native(self) && self.numel() <= std::numeric_limits<int32_t>::max();
 }
 
 // --- scans ---------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@
 #include <ATen/ops/sort_meta.h>
 #include <ATen/ops/topk_meta.h>
 
-#include <limits>
-
 #include "csrc/aten/inference.h"
 #include "csrc/aten/lines.h"
 
@@ -17,13 +15,9 @@ namespace {
 using TensorPair = std::tuple<Tensor, Tensor>;
 using ReferencePair = std::tuple<Tensor&, Tensor&>;
 
-// Places have 32 bits in the engine.
-bool is_sortable(const Tensor& self) {
-  return is_plain(self) && is_native(self) && self.numel() < std::numeric_limits<int32_t>::max();
-}
 // Ranks are taken of numbers only, as on the CPU.
 bool is_ranked(const Tensor& self) {
-  return is_sortable(self) && self.scalar_type() != ScalarType::Bool;
+  return has_places(self) && self.scalar_type() != ScalarType::Bool;
 }
 
 // What is checked of outputs. A result is written while the input is still read: over its memory it
@@ -55,7 +49,7 @@ void record_sort(Opcode opcode, const Tensor& self, int64_t dim, bool descending
 
 // Every sort here is stable.
 TensorPair sort(const Tensor& self, std::optional<bool> stable, int64_t dim, bool descending) {
-  if (!is_sortable(self)) {
+  if (!has_places(self)) {
     return to_host<TensorPair>("aten::sort", "stable", self, stable, dim, descending);
   }
   Inferred<at::meta::structured_sort_stable, 2> op;
@@ -66,7 +60,7 @@ TensorPair sort(const Tensor& self, std::optional<bool> stable, int64_t dim, boo
 
 ReferencePair sort_out(const Tensor& self, std::optional<bool> stable, int64_t dim, bool descending,
                        Tensor& values, Tensor& indices) {
-  if (!is_sortable(self) || !is_plain(values) || !is_plain(indices)) {
+  if (!has_places(self) || !is_plain(values) || !is_plain(indices)) {
     to_host<TensorPair>("aten::sort", "values_stable", self, stable, dim, descending, values,
                         indices);
     return {values, indices};

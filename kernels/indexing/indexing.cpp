@@ -211,8 +211,7 @@ void walk(const Indexing& args, const Grid& grid, const Addresses& data, Fault* 
   });
 }
 
-// --- together by place
-// -----------------------------------------------------------------------------
+// --- together by place ---------------------------------------------------------------------------
 
 // Sorts by the bits from `low_bit` on. Least significant digits first: stable, and its time depends
 // on how many bits there are, not on their values.
