@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <string_view>
 
 #include "csrc/graph/counters.h"
 
@@ -21,27 +18,6 @@ bool covers(const std::vector<uint64_t>& larger, const std::vector<uint64_t>& sm
     if (smaller[i] & ~larger[i]) return false;
   }
   return true;
-}
-
-// ACCEL_LOG=graph: what is planned, and what it became.
-bool logs_graphs() {
-  static const bool logs = [] {
-    const char* topics = std::getenv("ACCEL_LOG");
-    return topics && std::string_view(topics).find("graph") != std::string_view::npos;
-  }();
-  return logs;
-}
-
-std::shared_ptr<const Plan> plan_of(Graph graph) {
-  const std::string before = logs_graphs() ? to_string(graph) : std::string();
-  auto plan = std::make_shared<const Plan>(make_plan(std::move(graph)));
-  if (logs_graphs()) {
-    std::string launches;
-    for (const runtime::Launch& launch : plan->launches) launches += "  " + launch.name + "\n";
-    std::fprintf(stderr, "accel: planned\n%s  as %zu launches\n%s", before.c_str(),
-                 plan->launches.size(), launches.c_str());
-  }
-  return plan;
 }
 
 }  // namespace
@@ -84,7 +60,7 @@ std::shared_ptr<const Plan> PlanCache::get(const Segment& segment) {
     }
   }
   const auto start = std::chrono::steady_clock::now();
-  auto plan = plan_of(std::move(graph));
+  auto plan = std::make_shared<const Plan>(make_plan(std::move(graph)));
   const auto spent = std::chrono::steady_clock::now() - start;
   count(Counter::PlanNanoseconds, std::chrono::nanoseconds(spent).count());
   entry.variants.push_back({std::move(liveness), plan});

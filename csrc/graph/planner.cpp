@@ -1,6 +1,7 @@
 // From groups of Nodes to Launches.
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <optional>
 
 #include <c10/util/Exception.h>
@@ -8,6 +9,7 @@
 #include "csrc/graph/passes.h"
 #include "csrc/graph/plan.h"
 #include "csrc/graph/program_builder.h"
+#include "csrc/runtime/process.h"
 
 namespace accel::graph {
 
@@ -599,9 +601,13 @@ class GroupPlanner {
 }  // namespace
 
 Plan make_plan(Graph graph, Planning planning) {
+  const bool logs = runtime::logs(runtime::LogTopic::Graph);
+  if (logs) std::fprintf(stderr, "[accel graph] recorded\n%s", to_string(graph).c_str());
   std::vector<Group> groups;
   if (planning == Planning::Together) {
     remove_dead_stores(graph);
+    if (logs)
+      std::fprintf(stderr, "[accel graph] without dead stores\n%s", to_string(graph).c_str());
     groups = fuse(graph);
   } else {
     graph.live.assign(graph.live.size(), true);
@@ -634,6 +640,12 @@ Plan make_plan(Graph graph, Planning planning) {
       auto launch = GroupPlanner(separate, alone, last_readers).plan();
       TORCH_INTERNAL_ASSERT(launch, "[plan] no program for ", name_of(graph.nodes[index].opcode));
       plan.launches.push_back(std::move(*launch));
+    }
+  }
+  if (logs) {
+    std::fprintf(stderr, "[accel graph] fused into %zu launches\n", plan.launches.size());
+    for (const Launch& launch : plan.launches) {
+      std::fprintf(stderr, "  %s\n", launch.name.c_str());
     }
   }
   return plan;

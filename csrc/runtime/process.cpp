@@ -5,7 +5,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <mutex>
+#include <utility>
 
 #include <c10/util/Exception.h>
 
@@ -28,6 +30,16 @@ void note_use() {
     pthread_atfork(nullptr, nullptr, [] { bad_fork.store(true, std::memory_order_relaxed); });
     used.store(true, std::memory_order_release);
   });
+}
+
+bool logs(LogTopic topic) {
+  static const auto topics = [] {
+    const char* value = std::getenv("ACCEL_LOG");
+    const std::string list = c10::str(',', value ? value : "", ',');
+    const auto names = [&](const char* name) { return list.find(name) != std::string::npos; };
+    return std::pair{names(",graph,"), names(",sync,")};
+  }();
+  return topic == LogTopic::Graph ? topics.first : topics.second;
 }
 
 bool in_use() { return used.load(std::memory_order_acquire); }

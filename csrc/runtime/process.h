@@ -39,6 +39,10 @@ struct GilHooks {
 void register_gil_hooks(const GilHooks* hooks);
 std::string python_location();
 
+// Whether ACCEL_LOG, a comma-separated list, names the topic.
+enum class LogTopic { Graph, Sync };
+bool logs(LogTopic topic);
+
 // While one lives, the calling host thread waits for a stream: the GIL is released, and the
 // workers' teams are full width. Under a lock that a holder of the GIL may want, the GIL has to be
 // kept: taking it back under that lock would deadlock, whereas workers never need it.

@@ -1,8 +1,6 @@
 // Counts the host's waits by reason and, under ACCEL_LOG=sync, prints the Python line that waited.
 // Called by whatever makes the host wait for a value; never by the throttling of a full queue.
 #include <cstdio>
-#include <cstdlib>
-#include <string_view>
 
 #include "csrc/runtime/process.h"
 #include "csrc/runtime/stream.h"
@@ -21,21 +19,6 @@ WaitLog& wait_log() {
   return *log;
 }
 
-// ACCEL_LOG is a comma-separated list of topics.
-bool logs_waits() {
-  static const bool result = [] {
-    const char* value = std::getenv("ACCEL_LOG");
-    std::string_view rest = value != nullptr ? value : "";
-    while (!rest.empty()) {
-      const size_t comma = rest.find(',');
-      if (rest.substr(0, comma) == "sync") return true;
-      rest = comma == std::string_view::npos ? "" : rest.substr(comma + 1);
-    }
-    return false;
-  }();
-  return result;
-}
-
 }  // namespace
 
 void count_wait(const char* reason) {
@@ -46,7 +29,7 @@ void count_wait(const char* reason) {
     if (found == log.counts.end()) found = log.counts.emplace(reason, 0).first;
     ++found->second;
   }
-  if (logs_waits()) {
+  if (logs(LogTopic::Sync)) {
     const std::string location = python_location();
     std::fprintf(stderr, "[accel sync] %s%s%s\n", reason, location.empty() ? "" : " at ",
                  location.c_str());

@@ -11,6 +11,7 @@ raise the same type.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -33,6 +34,7 @@ KINDS = (
     "double_backward",
     "errors",
     "fusion",
+    "compiled",
 )
 
 
@@ -53,10 +55,17 @@ def is_reference(op: OpInfo) -> bool:
     return op.full_name.startswith("_refs.")
 
 
+def _order(dtype: torch.dtype) -> tuple[bool, str]:
+    return (dtype != torch.float32, str(dtype))
+
+
+def _first_dtype(op: OpInfo) -> torch.dtype:
+    return min(op.supported_dtypes("cpu"), key=_order)
+
+
 def variants() -> list[Variant]:
     """Every operator with every dtype that its CPU kernels support; the references in Python, which
     call operators, with one."""
-    order = lambda dtype: (dtype != torch.float32, str(dtype))  # noqa: E731
     foreach = (
         database.foreach_unary_op_db
         + database.foreach_binary_op_db
@@ -64,14 +73,12 @@ def variants() -> list[Variant]:
         + database.foreach_reduce_op_db
         + database.foreach_other_op_db
     )
-    references = [
-        Variant(op, min(op.supported_dtypes("cpu"), key=order)) for op in database.python_ref_db
-    ]
+    references = [Variant(op, _first_dtype(op)) for op in database.python_ref_db]
     return references + [
         Variant(op, dtype)
         for op in database.op_db + foreach
         for dtype in sorted(
-            op.supported_dtypes("cpu") | op.supported_backward_dtypes("cpu"), key=order
+            op.supported_dtypes("cpu") | op.supported_backward_dtypes("cpu"), key=_order
         )
         if dtype in op.supported_dtypes("cpu")
     ]
@@ -96,6 +103,8 @@ def has(variant: Variant, kind: str) -> bool:
         return op.error_inputs_func is not None and dtype == torch.float32
     if kind == "fusion":
         return op.name not in _UNINITIALIZED
+    if kind == "compiled":
+        return dtype == _first_dtype(op)
     return True
 
 
@@ -319,6 +328,14 @@ def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> objec
         return result, [t.detach() for t in _tensors(call)]
     if kind in ("backward", "double_backward"):
         return _gradients(op(x, *args, **kwargs), call, sample, kind == "double_backward")
+    if kind == "compiled":
+        torch._dynamo.reset()
+        backend = "accel" if device == DEVICE else "aot_eager"
+        compiled = torch.compile(
+            lambda x, args, kwargs: op(x, *args, **kwargs), backend=backend, fullgraph=True
+        )
+        result = compiled(x, args, kwargs)
+        return result, _gradients(result, call, sample, twice=False)
     if kind == "in_place":
         if not isinstance(x, torch.Tensor):
             x = [t.detach().clone() for t in x]
@@ -354,7 +371,11 @@ def samples(variant: Variant, kind: str) -> Iterator[SampleInput]:
     """The database's samples, made on the CPU, always the same."""
     torch.manual_seed(0)
     requires_grad = kind in ("backward", "double_backward")
-    for sample in variant.op.sample_inputs("cpu", variant.dtype, requires_grad=requires_grad):
+    if kind == "compiled":
+        requires_grad = has(variant, "backward")
+    made = variant.op.sample_inputs("cpu", variant.dtype, requires_grad=requires_grad)
+    # A compilation takes a second, and what differs between samples is tried by the other kinds.
+    for sample in itertools.islice(made, 2 if kind == "compiled" else None):
         if kind == "noncontiguous":
             if any(x.layout != torch.strided for x in _tensors(call_of(sample))):
                 continue
@@ -390,6 +411,8 @@ def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | Non
     expected, got = use("cpu"), use(DEVICE)
     if variant.op.name in _FLOAT32_STATISTICS and variant.dtype.itemsize == 2:
         expected, got = (_with_narrow_statistics(x, variant.dtype) for x in (expected, got))
+    if kind == "compiled" and isinstance(expected, _Raised):
+        return None  # what cannot be traced for any backend
     if isinstance(expected, _Raised) and not isinstance(got, _Raised):
         return None  # more than the CPU can; what it refuses on purpose is in the error inputs
     text = _verdict(expected, got, _LOOSENESS.get(variant.op.name, 1))
