@@ -1,4 +1,5 @@
-"""Compares training steps on accel with CPU eager (fused AdamW) and inductor, interleaved.
+"""Compares steps on accel, as recorded, compiled and replayed, with CPU eager (fused AdamW) and
+inductor, interleaved.
 
     python benchmarks/train.py                          # every workload, float32
     python benchmarks/train.py gpt --amp                # one workload, bfloat16 autocast
@@ -23,12 +24,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import models
 import torch
-from torch import nn
-from torch.nn import functional
 
-CANDIDATES = ("accel", "compiled", "cpu", "inductor")
-WORKLOADS = ("gpt", "gpt_large", "tiny", "mlp")
+CANDIDATES = ("accel", "compiled", "replayed", "cpu", "inductor")
+WORKLOADS = (
+    "gpt",
+    "gpt_large",
+    "llama",
+    "mlp",
+    "resnet",
+    "unet",
+    "lstm",
+    "tiny",
+    "generation",
+)
 
 
 # ---- the workloads ----
@@ -42,25 +52,20 @@ def _train_gpt():
     return module
 
 
-class MLP(nn.Module):
-    """Four hidden layers of 512 with layer norm, SiLU and dropout; ten classes."""
-
-    def __init__(self):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(4):
-            layers += [nn.Linear(512, 512), nn.LayerNorm(512), nn.SiLU(), nn.Dropout(0.1)]
-        self.network = nn.Sequential(*layers, nn.Linear(512, 10))
-
-    def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return functional.cross_entropy(self.network(batch[0]), batch[1])
-
-
 def make_workload(name: str):
     """A module with loss(batch), and one batch, on the CPU."""
     torch.manual_seed(0)
+    classes = lambda count: torch.randint(10, (count,))  # noqa: E731
     if name == "mlp":
-        return MLP(), (torch.randn(1024, 512), torch.randint(10, (1024,)))
+        return models.MLP(), (torch.randn(1024, 512), classes(1024))
+    if name == "resnet":
+        return models.ResNet(), (torch.randn(16, 3, 64, 64), classes(16))
+    if name == "unet":
+        return models.UNet(), (torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32))
+    if name == "llama":
+        return models.Llama(), torch.randint(256, (8, 129))
+    if name == "lstm":
+        return models.LSTM(), torch.randint(96, (8, 33))
     train_gpt = _train_gpt()
     batch, config = {
         "gpt": (8, train_gpt.GPTConfig(layers=4, width=256, heads=8, context=128)),
@@ -75,9 +80,24 @@ def make_workload(name: str):
     return train_gpt.GPT(config), tokens
 
 
+def _device_of(candidate: str) -> str:
+    return "cpu" if candidate in ("cpu", "inductor") else "accel"
+
+
+def _as(candidate: str, function: Callable) -> Callable:
+    """The function as the candidate runs it."""
+    backends = {"compiled": "accel", "inductor": "inductor"}
+    return (
+        torch.compile(function, backend=backends[candidate]) if candidate in backends else function
+    )
+
+
 def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Tensor]:
-    """A function that trains by one step and returns the loss, which may be on its way yet."""
-    device = "accel" if candidate in ("accel", "compiled") else "cpu"
+    """A function that trains by one step and returns the loss, which may be on its way yet; or, for
+    "generation", decodes one token and returns it."""
+    if workload == "generation":
+        return _make_decoding(candidate, amp)
+    device = _device_of(candidate)
     model, batch = make_workload(workload)
     model = model.to(device)
     move = lambda x: x.to(device)  # noqa: E731
@@ -88,8 +108,7 @@ def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Te
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             return model.loss(batch)
 
-    if candidate in ("compiled", "inductor"):
-        compute = torch.compile(compute, backend="accel" if candidate == "compiled" else "inductor")
+    compute = _as(candidate, compute)
 
     def step() -> torch.Tensor:
         loss = compute(batch)
@@ -98,7 +117,45 @@ def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Te
         optimizer.zero_grad()
         return loss.detach()
 
-    return step
+    return _replayed(step) if candidate == "replayed" else step
+
+
+def _make_decoding(candidate: str, amp: bool) -> Callable[[], torch.Tensor]:
+    device = _device_of(candidate)
+    torch.manual_seed(0)
+    model = models.Generation().to(device).eval()
+    context = model.cosines.shape[0]
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    position = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def compute(token, position):
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return model.next(token, position)
+
+    compute = _as(candidate, compute)
+
+    @torch.no_grad()
+    def step() -> torch.Tensor:
+        token.copy_(compute(token, position))
+        position.add_(1).remainder_(context)
+        return token.sum()
+
+    return _replayed(step) if candidate == "replayed" else step
+
+
+def _replayed(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """The step captured as one graph."""
+    captured = torch.accel.Graph()
+    for _ in range(2):
+        step()
+    with torch.accel.graph(captured):
+        result = step()
+
+    def replay() -> torch.Tensor:
+        captured.replay()
+        return result
+
+    return replay
 
 
 # ---- one candidate: a process that runs bursts of steps when asked ----
@@ -187,7 +244,7 @@ class Candidate:
 def compare(options: argparse.Namespace, workload: str) -> list[Candidate]:
     """Lets the candidates take turns; the order changes, so that none is always first."""
     candidates: list[Candidate] = []
-    burst = options.burst * (5 if workload == "tiny" else 1)
+    burst = options.burst * (5 if workload in ("lstm", "tiny", "generation") else 1)
     try:
         for name in options.candidates:
             candidates.append(Candidate(workload, name, options.amp))
