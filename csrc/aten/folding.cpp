@@ -107,6 +107,8 @@ Tensor col2im(const Tensor& self, IntArrayRef sizes, IntArrayRef kernel, IntArra
 // side by side in grad is added to what lies side by side in the result.
 Tensor unfold_backward(const Tensor& grad, IntArrayRef sizes, int64_t dim, int64_t size,
                        int64_t step) {
+  const bool is_scalar = sizes.empty() && grad.dim() == 1 && grad.numel() == 1;
+  if (is_scalar && can_fold(grad)) return grad.reshape({}).clone();
   if (!can_fold(grad) || sizes.empty() || grad.dim() != static_cast<int64_t>(sizes.size()) + 1 ||
       size <= 0 || step <= 0 || c10::multiply_integers(sizes) == 0) {
     return to_host<Tensor>("aten::unfold_backward", "", grad, sizes, dim, size, step);

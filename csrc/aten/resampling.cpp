@@ -224,11 +224,11 @@ struct AdaptiveAverage {
   }
 
  private:
-  // In the memory format of self where it has a batch.
+  // Batches of images keep their memory format, as on the CPU; volumes do not.
   static Tensor empty_result_of(const Tensor& self, IntArrayRef sizes) {
-    const bool has_batch = static_cast<size_t>(self.dim()) == kDims + 2;
+    const bool keeps = kDims == 2 && self.dim() == 4;
     return at::empty(sizes, self.options(),
-                     has_batch ? self.suggest_memory_format() : at::MemoryFormat::Contiguous);
+                     keeps ? self.suggest_memory_format() : at::MemoryFormat::Contiguous);
   }
 };
 
