@@ -228,22 +228,6 @@ Tensor narrow_copy(const Tensor& self, int64_t dim, int64_t start, int64_t lengt
   return self.narrow(dim, start, length).clone(at::MemoryFormat::Contiguous);
 }
 
-// A host op. Its result has the memory format of its input, which the meta function does not say.
-Tensor max_unpool2d(const Tensor& self, const Tensor& indices, IntArrayRef output_size) {
-  TORCH_CHECK(output_size.size() == 2,
-              "There should be exactly two elements (height, width) in output_size, but got ",
-              output_size.size(), " elements.");
-  TORCH_CHECK(self.dim() == 3 || self.dim() == 4,
-              "Input to max_unpooling2d should be a 3d or 4d Tensor, but got a tensor with ",
-              self.dim(), " dimensions.");
-  auto sizes = self.sizes().vec();
-  std::copy(output_size.begin(), output_size.end(), sizes.end() - 2);
-  const auto format = self.dim() == 4 ? self.suggest_memory_format() : at::MemoryFormat::Contiguous;
-  Tensor out = at::empty(sizes, self.options().memory_format(format));
-  to_host<Tensor>("aten::max_unpool2d", "out", self, indices, output_size, out);
-  return out;
-}
-
 // Queued work holds its Blocks whichever stream it is on: there is nothing to note.
 void record_stream(Tensor&, c10::Stream) {}
 
@@ -358,7 +342,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   Pad<Padding::Replicate, 3>::register_in(m);
   m.impl("channel_shuffle", TORCH_FN(channel_shuffle));
   m.impl("narrow_copy", TORCH_FN(narrow_copy));
-  m.impl("max_unpool2d", TORCH_FN(max_unpool2d));
   // LibTorch's own out= variant asks for one of the devices it knows.
   m.impl("mode", torch::CppFunction::makeFromBoxedFunction<&host_op>());
   m.impl("mode.values", torch::CppFunction::makeFromBoxedFunction<&host_op>());

@@ -8,7 +8,9 @@ namespace {
 // What must run though nobody reads it: it may find an index out of range, or has effects that the
 // Graph does not see.
 bool has_effects(const Node& node) {
-  return node.opcode == Opcode::Host || node.opcode == Opcode::NllLoss || is_indexing(node.opcode);
+  const bool pools_by_index = node.opcode == Opcode::Pooling && node.inputs.size() > 1;
+  return node.opcode == Opcode::Host || node.opcode == Opcode::NllLoss || pools_by_index ||
+         is_indexing(node.opcode);
 }
 
 }  // namespace

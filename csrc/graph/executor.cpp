@@ -32,7 +32,7 @@ std::string operator_name(const std::string& opcode) {
   const std::string message =
       c10::str("index ", fault.index, " is out of range for a dimension of size ", fault.bound,
                " (in ", operator_name(opcode), " on accel)");
-  if (opcode == "Gather" || opcode.starts_with("Scatter")) TORCH_CHECK(false, message);
+  TORCH_CHECK(opcode != "Gather" && opcode != "Pooling" && !opcode.starts_with("Scatter"), message);
   C10_THROW_ERROR(IndexError, message);
 }
 

@@ -161,40 +161,149 @@ Launch nll_loss_launch(const Node& node) {
   return {launch, "NllLoss", {}};
 }
 
-// Forward: input → output, indices?; backward: gradient, indices? → gradient of the input. The last
-// two dimensions are pooled. Attributes: dtype, kind, backward, then PoolingWindows and what else
-// Pooling has, as csrc/aten/pooling.cpp writes them.
+// The attributes of a Node in the order in which csrc/aten wrote them.
+class Attributes {
+ public:
+  explicit Attributes(const Node& node) : next_(node.attributes.begin()) {}
+  int64_t next() { return static_cast<int64_t>(*next_++); }
+  double next_double() { return std::bit_cast<double>(*next_++); }
+
+ private:
+  decltype(Node::attributes)::const_iterator next_;
+};
+
+// How the last dimensions of a View, up to three, are its places, and the others its planes; or,
+// where channels lie innermost, the first and the second.
+struct PlaceSizes {
+  int64_t planes = 1, channels = 1, places[3] = {1, 1, 1};
+};
+PlaceSizes place_sizes(const View& view, size_t dims, bool channels_last) {
+  PlaceSizes result;
+  const size_t leading = view.sizes.size() - dims;
+  for (size_t i = 0; i < leading; ++i) {
+    (channels_last && i > 0 ? result.channels : result.planes) *= view.sizes[i];
+  }
+  for (size_t i = 0; i < dims; ++i) result.places[3 - dims + i] = view.sizes[leading + i];
+  return result;
+}
+
+// Attributes as csrc/aten/pooling.cpp writes them; views as kernels/pooling/pooling.h names them.
 Launch pooling_launch(const Node& node) {
   runtime::PoolingLaunch launch;
   kernels::Pooling& pooling = launch.pooling;
-  auto attribute = node.attributes.begin();
-  auto next = [&] { return static_cast<int64_t>(*attribute++); };
-  pooling.dtype = static_cast<DType>(next());
-  pooling.kind = static_cast<kernels::PoolingKind>(next());
-  pooling.backward = next() != 0;
-  kernels::PoolingWindows& windows = pooling.windows;
-  for (int64_t* pair : {windows.kernel, windows.stride, windows.padding, windows.dilation}) {
-    pair[0] = next();
-    pair[1] = next();
-  }
-  windows.adaptive = next() != 0;
-  for (double& scale : windows.scale) scale = std::bit_cast<double>(*attribute++);
-  windows.exact = next() != 0;
-  pooling.count_padding = next() != 0;
-  pooling.divisor = next();
+  Attributes attributes(node);
+  pooling.dtype = static_cast<DType>(attributes.next());
+  pooling.kind = static_cast<kernels::PoolingKind>(attributes.next());
+  pooling.adaptive = attributes.next() != 0;
+  const auto dims = static_cast<size_t>(attributes.next());
+  const bool channels_last = attributes.next() != 0;
+  const bool is_forward = pooling.kind == kernels::PoolingKind::Max;
   const View &from = node.inputs[0], &to = node.outputs[0];
-  const View &full = pooling.backward ? to : from, &pooled = pooling.backward ? from : to;
-  const size_t dims = full.sizes.size();
-  pooling.planes = 1;
-  for (size_t i = 0; i + 2 < dims; ++i) pooling.planes *= full.sizes[i];
-  for (size_t i = 0; i < 2; ++i) {
-    pooling.full[i] = full.sizes[dims - 2 + i];
-    pooling.pooled[i] = pooled.sizes[dims - 2 + i];
+  const PlaceSizes full = place_sizes(is_forward ? from : to, dims, channels_last);
+  const PlaceSizes pooled = place_sizes(is_forward ? to : from, dims, channels_last);
+  pooling.planes = full.planes;
+  pooling.channels = full.channels;
+  for (size_t i = 0; i < 3; ++i) {
+    pooling.axes[i].full = full.places[i];
+    pooling.axes[i].pooled = pooled.places[i];
+  }
+  for (size_t i = 3 - dims; i < 3; ++i) {
+    kernels::PoolingAxis& axis = pooling.axes[i];
+    axis.kernel = attributes.next();
+    axis.stride = attributes.next();
+    axis.padding = attributes.next();
+    axis.dilation = attributes.next();
   }
   launch.input = from.reference();
   launch.output = to.reference();
-  launch.indices = reference_of(pooling.backward ? node.inputs : node.outputs, 1);
+  launch.indices = reference_of(is_forward ? node.outputs : node.inputs, 1);
   return {launch, "Pooling", {}};
+}
+
+// input → output, or their gradients; attributes as csrc/aten/resampling.cpp writes them.
+Launch resampling_launch(const Node& node) {
+  runtime::ResamplingLaunch launch;
+  kernels::Resampling& resampling = launch.resampling;
+  Attributes attributes(node);
+  resampling.dtype = static_cast<DType>(attributes.next());
+  resampling.method = static_cast<kernels::ResamplingMethod>(attributes.next());
+  resampling.backward = attributes.next() != 0;
+  resampling.align_corners = attributes.next() != 0;
+  resampling.count_padding = attributes.next() != 0;
+  resampling.divisor = attributes.next();
+  const auto dims = static_cast<size_t>(attributes.next());
+  const bool channels_last = attributes.next() != 0;
+  const View &from = node.inputs[0], &to = node.outputs[0];
+  const PlaceSizes full = place_sizes(resampling.backward ? to : from, dims, channels_last);
+  const PlaceSizes resampled = place_sizes(resampling.backward ? from : to, dims, channels_last);
+  resampling.planes = full.planes;
+  resampling.channels = full.channels;
+  for (size_t i = 0; i < 3; ++i) {
+    resampling.axes[i].full = full.places[i];
+    resampling.axes[i].resampled = resampled.places[i];
+  }
+  for (size_t i = 3 - dims; i < 3; ++i) {
+    kernels::ResamplingAxis& axis = resampling.axes[i];
+    axis.kernel = attributes.next();
+    axis.stride = attributes.next();
+    axis.padding = attributes.next();
+    axis.scale = attributes.next_double();
+  }
+  launch.input = from.reference();
+  launch.output = to.reference();
+  return {launch, "Resampling", {}};
+}
+
+// images → columns, or columns → images; attributes as csrc/aten/folding.cpp writes them.
+Launch folding_launch(const Node& node) {
+  runtime::FoldingLaunch launch;
+  kernels::Folding& folding = launch.folding;
+  Attributes attributes(node);
+  folding.dtype = static_cast<DType>(attributes.next());
+  folding.fold = attributes.next() != 0;
+  folding.planes = attributes.next();
+  folding.plane_stride = attributes.next();
+  for (kernels::FoldingAxis* axis : {&folding.rows, &folding.columns}) {
+    axis->image = attributes.next();
+    axis->kernel = attributes.next();
+    axis->windows = attributes.next();
+    axis->stride = attributes.next();
+    axis->padding = attributes.next();
+    axis->dilation = attributes.next();
+    axis->kernel_stride = attributes.next();
+    axis->window_stride = attributes.next();
+  }
+  launch.input = node.inputs[0].reference();
+  launch.output = node.outputs[0].reference();
+  return {launch, "Folding", {}};
+}
+
+// input?, grid, gradient? → output, as kernels/grid_sampling/grid_sampling.h names them; attributes
+// as csrc/aten/grid_sampling.cpp writes them.
+Launch grid_sampling_launch(const Node& node) {
+  runtime::GridSamplingLaunch launch;
+  kernels::GridSampling& sampling = launch.sampling;
+  Attributes attributes(node);
+  sampling.dtype = static_cast<DType>(attributes.next());
+  sampling.kind = static_cast<kernels::GridSamplingKind>(attributes.next());
+  sampling.interpolation = static_cast<kernels::GridInterpolation>(attributes.next());
+  sampling.padding = static_cast<kernels::GridPadding>(attributes.next());
+  sampling.align_corners = attributes.next() != 0;
+  const View& grid = node.inputs[1];
+  const bool has_input = sampling.kind != kernels::GridSamplingKind::InputGradient;
+  const View& image = has_input ? node.inputs[0] : node.outputs[0];
+  sampling.dims = static_cast<int>(image.sizes.size()) - 2;
+  const PlaceSizes sizes = place_sizes(image, static_cast<size_t>(sampling.dims), false);
+  std::copy(std::begin(sizes.places), std::end(sizes.places), sampling.sizes);
+  sampling.batch = image.sizes[0];
+  sampling.channels = image.sizes[1];
+  sampling.places = 1;
+  for (size_t i = 1; i + 1 < grid.sizes.size(); ++i) sampling.places *= grid.sizes[i];
+  launch.input = reference_of(node.inputs, 0);
+  launch.grid = grid.reference();
+  launch.grad = reference_of(node.inputs, 2);
+  launch.output = node.outputs[0].reference();
+  return {launch, "GridSampling", {}};
 }
 
 // Attributes: -, amsgrad, maximize, decay. Scalars: lr, beta1, beta2, weight_decay, eps. Inputs:
@@ -346,6 +455,12 @@ Launch engine_launch(const Node& node) {
       return nll_loss_launch(node);
     case Opcode::Pooling:
       return pooling_launch(node);
+    case Opcode::Resampling:
+      return resampling_launch(node);
+    case Opcode::Folding:
+      return folding_launch(node);
+    case Opcode::GridSampling:
+      return grid_sampling_launch(node);
     case Opcode::Adam:
       return adam_launch(node);
     case Opcode::Sgd:

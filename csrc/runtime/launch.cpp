@@ -110,6 +110,29 @@ void run(const PoolingLaunch& launch, const Arguments& arguments) {
   kernels::pooling(pooling);
 }
 
+void run(const ResamplingLaunch& launch, const Arguments& arguments) {
+  kernels::Resampling resampling = launch.resampling;
+  resampling.input = arguments.address(launch.input);
+  resampling.output = arguments.address(launch.output);
+  kernels::resampling(resampling);
+}
+
+void run(const FoldingLaunch& launch, const Arguments& arguments) {
+  kernels::Folding folding = launch.folding;
+  folding.input = arguments.address(launch.input);
+  folding.output = arguments.address(launch.output);
+  kernels::folding(folding);
+}
+
+void run(const GridSamplingLaunch& launch, const Arguments& arguments) {
+  kernels::GridSampling sampling = launch.sampling;
+  sampling.input = arguments.address(launch.input);
+  sampling.grid = arguments.address(launch.grid);
+  sampling.grad = arguments.address(launch.grad);
+  sampling.output = arguments.address(launch.output);
+  kernels::grid_sampling(sampling);
+}
+
 const float* float_pointer(Reference reference, const Arguments& arguments) {
   return reinterpret_cast<const float*>(arguments.address(reference));
 }

@@ -10,11 +10,14 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/common/fault.h"
+#include "kernels/folding/folding.h"
+#include "kernels/grid_sampling/grid_sampling.h"
 #include "kernels/indexing/indexing.h"
 #include "kernels/loss/nll_loss.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
 #include "kernels/pooling/pooling.h"
+#include "kernels/resampling/resampling.h"
 #include "kernels/scan/scan.h"
 #include "kernels/sort/sort.h"
 #include "kernels/vector/program.h"
@@ -102,6 +105,21 @@ struct PoolingLaunch {
   Reference input, output, indices;
 };
 
+struct ResamplingLaunch {
+  kernels::Resampling resampling;
+  Reference input, output;
+};
+
+struct FoldingLaunch {
+  kernels::Folding folding;
+  Reference input, output;
+};
+
+struct GridSamplingLaunch {
+  kernels::GridSampling sampling;
+  Reference input, grid, grad, output;
+};
+
 struct AdamLaunch {
   kernels::Adam adam;
   ScalarSource learning_rate, beta1, beta2, weight_decay, eps;
@@ -155,8 +173,8 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
-               PoolingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
-               CopyLaunch, HostLaunch>
+               PoolingLaunch, ResamplingLaunch, FoldingLaunch, GridSamplingLaunch, AdamLaunch,
+               SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch, CopyLaunch, HostLaunch>
       kernel;
   std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
   std::vector<int32_t> buffers;  // those it reads or writes, perhaps several times

@@ -2,7 +2,6 @@
 #include "kernels/pooling/pooling.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "kernels/common/isa.h"
@@ -12,60 +11,85 @@
 
 namespace accel::kernels {
 
-ACCEL_DISPATCH(void, pool_planes,
-               (const Pooling& args, const PoolingPlan& plan, int64_t begin, int64_t end,
-                void* sums),
-               (args, plan, begin, end, sums))
+ACCEL_DISPATCH(void, max_pool_row,
+               (const Pooling& args, const PoolingPlan& plan, int64_t plane, int64_t depth,
+                int64_t row, void* room),
+               (args, plan, plane, depth, row, room))
+ACCEL_DISPATCH(void, scatter_plane,
+               (const Pooling& args, int64_t plane, int64_t begin, int64_t end, float* sums),
+               (args, plane, begin, end, sums))
 
 namespace {
 
 // Elements of a chunk: some tens of microseconds.
 constexpr int64_t kChunkElements = 16 * 1024;
+// Channels that one thread scatters side by side: whole cache lines, so that no two share one.
+constexpr int64_t kScatterChannels = 32;
 
-PoolingWindow window_of(const Pooling& args, int dim, int64_t i) {
-  const PoolingWindows& windows = args.windows;
-  const int64_t size = args.full[dim], pooled = args.pooled[dim];
-  if (args.kind == PoolingKind::Nearest) {
-    // In the precision that ATen computes it in, so that both round to the same element.
-    const double at = static_cast<double>(i) + (windows.exact ? 0.5 : 0);
-    const double source =
-        args.dtype == DType::Float64
-            ? std::floor(at * windows.scale[dim])
-            : std::floor(static_cast<float>(at) * static_cast<float>(windows.scale[dim]));
-    const int64_t element = std::min(static_cast<int64_t>(source), size - 1);
-    return {element, element + 1, 1};
+PoolingWindow window_of(const Pooling& args, const PoolingAxis& axis, int64_t i) {
+  if (args.adaptive) {
+    return {i * axis.full / axis.pooled, ((i + 1) * axis.full + axis.pooled - 1) / axis.pooled};
   }
-  if (windows.adaptive) {
-    const int64_t begin = i * size / pooled, end = ((i + 1) * size + pooled - 1) / pooled;
-    return {begin, end, end - begin};
-  }
-  const int64_t kernel = windows.kernel[dim], dilation = windows.dilation[dim];
-  const int64_t from = i * windows.stride[dim] - windows.padding[dim];
-  const int64_t to = from + (kernel - 1) * dilation + 1;
+  const int64_t from = i * axis.stride - axis.padding;
+  const int64_t to = from + (axis.kernel - 1) * axis.dilation + 1;
   // The first element at or behind the border that the dilation reaches.
-  const int64_t begin = from < 0 ? from + (-from + dilation - 1) / dilation * dilation : from;
-  return {begin, std::min(to, size), std::min(to, size + windows.padding[dim]) - from};
+  const int64_t begin =
+      from < 0 ? from + (-from + axis.dilation - 1) / axis.dilation * axis.dilation : from;
+  return {begin, std::min(to, axis.full)};
 }
 
-std::vector<PoolingWindow> windows_of(const Pooling& args, int dim) {
-  std::vector<PoolingWindow> windows;
-  for (int64_t i = 0; i < args.pooled[dim]; ++i) windows.push_back(window_of(args, dim, i));
-  return windows;
+// Units of work in chunks of about kChunkElements.
+template <class Body>
+void for_each_unit(int64_t units, int64_t elements, const Body& body) {
+  const int64_t chunk = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, elements));
+  parallel_for((units + chunk - 1) / chunk, [&](int64_t i) {
+    for (int64_t unit = i * chunk; unit < std::min(units, (i + 1) * chunk); ++unit) body(unit);
+  });
+}
+
+void max_pool(const Pooling& args) {
+  std::vector<PoolingWindow> windows[3];
+  PoolingPlan plan;
+  int64_t full = args.channels;
+  for (int dim = 0; dim < 3; ++dim) {
+    const PoolingAxis& axis = args.axes[dim];
+    for (int64_t i = 0; i < axis.pooled; ++i) windows[dim].push_back(window_of(args, axis, i));
+    plan.windows[dim] = windows[dim].data();
+    full *= axis.full;
+  }
+  const int64_t depths = args.axes[0].pooled, rows = args.axes[1].pooled;
+  const int64_t units = args.planes * depths * rows;
+  const int64_t row =
+      args.axes[2].pooled * args.channels + full / std::max<int64_t>(1, depths * rows);
+  for_each_unit(units, row, [&](int64_t unit) {
+    const int64_t depth = unit / rows;
+    void* room = scratch(ScratchSlot::A, static_cast<size_t>(args.axes[2].full) * 16);
+    max_pool_row(args, plan, depth / depths, depth % depths, unit % rows, room);
+  });
+}
+
+void scatter(const Pooling& args) {
+  int64_t full = 1, pooled = 1;
+  for (const PoolingAxis& axis : args.axes) {
+    full *= axis.full;
+    pooled *= axis.pooled;
+  }
+  const int64_t width = std::min(args.channels, kScatterChannels);
+  const int64_t blocks = (args.channels + width - 1) / width;
+  for_each_unit(args.planes * blocks, (full + pooled) * width, [&](int64_t unit) {
+    const int64_t begin = unit % blocks * width;
+    const auto room = static_cast<size_t>(full * width) * sizeof(float);
+    scatter_plane(args, unit / blocks, begin, std::min(begin + width, args.channels),
+                  is_reduced_floating(args.dtype)
+                      ? static_cast<float*>(scratch(ScratchSlot::A, room))
+                      : nullptr);
+  });
 }
 
 }  // namespace
 
 void pooling(const Pooling& args) {
-  const std::vector<PoolingWindow> rows = windows_of(args, 0), columns = windows_of(args, 1);
-  const PoolingPlan plan{{rows.data(), columns.data()}};
-  const int64_t elements = args.full[0] * args.full[1] + args.pooled[0] * args.pooled[1];
-  const int64_t planes = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, elements));
-  parallel_for((args.planes + planes - 1) / planes, [&](int64_t chunk) {
-    const bool sums_apart = args.backward && is_reduced_floating(args.dtype);
-    const auto bytes = static_cast<size_t>(args.full[0] * args.full[1]) * sizeof(float);
-    pool_planes(args, plan, chunk * planes, std::min(args.planes, (chunk + 1) * planes),
-                sums_apart ? scratch(ScratchSlot::A, bytes) : nullptr);
-  });
+  args.kind == PoolingKind::Max ? max_pool(args) : scatter(args);
 }
 
 }  // namespace accel::kernels

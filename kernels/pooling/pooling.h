@@ -1,4 +1,5 @@
-// Pooling over two dimensions, and resampling to the nearest neighbour, which is pooling backwards.
+// Max pooling over up to three dimensions, its gradient, and its inverse. Averages are resampling
+// (kernels/resampling).
 #pragma once
 
 #include <cstdint>
@@ -8,34 +9,34 @@
 
 namespace accel::kernels {
 
-enum class PoolingKind : uint8_t { Max, Average, Nearest };
-
-// Where the windows lie, for rows [0] and columns [1].
-struct PoolingWindows {
-  int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
-  bool adaptive = false;     // Average: windows follow from the sizes, all else is ignored
-  double scale[2] = {1, 1};  // Nearest: input elements an output element
-  bool exact = false;        // Nearest: at the centres of elements, not at their corners
+enum class PoolingKind : uint8_t {
+  Max,      // input [full] → output and indices [pooled]
+  MaxBack,  // gradient and indices [pooled] → gradient [full]
+  Unpool,   // input and indices [pooled] → output [full], zero but where an index points
 };
 
-// Forward: output = pooled input. Backward: input is the gradient of the output, output that of the
-// input; every element of it is a sum in ascending order of windows, in fp32 (fp64 for Float64),
-// rounded once. All planes are contiguous.
+// Along one dimension.
+struct PoolingAxis {
+  int64_t full = 1, pooled = 1;  // elements
+  int64_t kernel = 1, stride = 1, padding = 0, dilation = 1;
+};
+
+// The largest of a window is its first in row-major order; NaN is larger than all, and the last NaN
+// counts. A gradient is a sum in ascending order of windows, in fp32 (fp64 for Float64), rounded
+// once; of what Unpool writes to one place, the last stays.
 struct Pooling {
   PoolingKind kind = PoolingKind::Max;
-  bool backward = false;
   DType dtype = DType::Float32;  // floating
-  PoolingWindows windows;
+  bool adaptive = false;         // windows follow from the sizes
+  PoolingAxis axes[3];           // depth, rows, columns
   int64_t planes = 0;
-  int64_t full[2] = {0, 0};    // sizes of what is pooled
-  int64_t pooled[2] = {0, 0};  // and of the result
-  bool count_padding = true;   // Average: the divisor of a window at the border
-  int64_t divisor = 0;         // Average: 0 stands for the window's size
-  const void* input = nullptr;
+  int64_t channels = 1;  // elements of a place that lie side by side: channels_last has several
+  const void* input = nullptr;  // [planes, depth, rows, columns, channels]
   void* output = nullptr;
-  // Max: where in its plane the largest element is. Written forward, read backward.
+  // Where in its plane, row-major over depth, rows and columns, the largest element is: written by
+  // Max, read by the others.
   int64_t* indices = nullptr;
-  Fault* fault = nullptr;  // backward: of an index outside the plane
+  Fault* fault = nullptr;  // MaxBack, Unpool: of an index outside the plane
 };
 void pooling(const Pooling& args);
 
