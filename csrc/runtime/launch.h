@@ -10,6 +10,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/common/fault.h"
+#include "kernels/convolution/convolution.h"
 #include "kernels/indexing/indexing.h"
 #include "kernels/loss/nll_loss.h"
 #include "kernels/matmul/matmul.h"
@@ -94,6 +95,11 @@ struct NllLossLaunch {
   Reference input, targets, weight, out, total_weight;
 };
 
+struct ConvolutionLaunch {
+  kernels::Convolution convolution;
+  Reference input, weight, output, bias;
+};
+
 struct PoolingLaunch {
   kernels::Pooling pooling;
   Reference input, output, indices;
@@ -152,8 +158,8 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
-               PoolingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
-               CopyLaunch, HostLaunch>
+               ConvolutionLaunch, PoolingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch,
+               SelectLaunch, CopyLaunch, HostLaunch>
       kernel;
   std::string name;  // the ops it stands for, e.g. "mm+add+gelu"
 };
