@@ -172,6 +172,59 @@ class Attributes {
   decltype(Node::attributes)::const_iterator next_;
 };
 
+// Dimensions that a convolution does not have stand before the others, with size 1.
+kernels::ConvolutionTensor convolution_tensor(const View& view) {
+  kernels::ConvolutionTensor tensor;
+  tensor.batch_stride = view.strides[0];
+  tensor.channel_stride = view.strides[1];
+  std::copy(view.strides.begin() + 2, view.strides.end(),
+            std::end(tensor.strides) - (view.strides.size() - 2));
+  return tensor;
+}
+
+// Of input, weight and output, in this order, one is the Node's output and the others are its first
+// inputs; then comes bias?. Attributes: dtype, kind, groups, then stride, padding and dilation for
+// each dimension.
+Launch convolution_launch(const Node& node) {
+  runtime::ConvolutionLaunch launch;
+  kernels::Convolution& convolution = launch.convolution;
+  Attributes attributes(node);
+  auto next = [&] { return attributes.next(); };
+  convolution.dtype = static_cast<DType>(next());
+  convolution.kind = static_cast<kernels::ConvolutionKind>(next());
+  convolution.groups = next();
+  const View* views[3];
+  for (int role = 0, given = 0; role < 3; ++role) {
+    const bool computed =
+        convolution.kind == (role == 0   ? kernels::ConvolutionKind::InputGradient
+                             : role == 1 ? kernels::ConvolutionKind::WeightGradient
+                                         : kernels::ConvolutionKind::Output);
+    views[role] = computed ? &node.outputs[0] : &node.inputs[given++];
+  }
+  const View &input = *views[0], &weight = *views[1], &output = *views[2];
+  const size_t dims = input.sizes.size() - 2;
+  const auto set = [&](int64_t(&numbers)[3], auto&& number) {
+    for (size_t i = 0; i < dims; ++i) numbers[3 - dims + i] = number(i);
+  };
+  convolution.batch = input.sizes[0];
+  convolution.input_channels = input.sizes[1];
+  convolution.output_channels = output.sizes[1];
+  set(convolution.input_size, [&](size_t i) { return input.sizes[2 + i]; });
+  set(convolution.output_size, [&](size_t i) { return output.sizes[2 + i]; });
+  set(convolution.kernel, [&](size_t i) { return weight.sizes[2 + i]; });
+  set(convolution.stride, [&](size_t) { return next(); });
+  set(convolution.padding, [&](size_t) { return next(); });
+  set(convolution.dilation, [&](size_t) { return next(); });
+  convolution.input = convolution_tensor(input);
+  convolution.weight = convolution_tensor(weight);
+  convolution.output = convolution_tensor(output);
+  launch.input = input.reference();
+  launch.weight = weight.reference();
+  launch.output = output.reference();
+  launch.bias = reference_of(node.inputs, 2);
+  return {launch, "Convolution", {}};
+}
+
 // How the last dimensions of a View, up to three, are its places, and the others its planes; or,
 // where channels lie innermost, the first and the second.
 struct PlaceSizes {
@@ -453,6 +506,8 @@ Launch engine_launch(const Node& node) {
       return attention_launch(node);
     case Opcode::NllLoss:
       return nll_loss_launch(node);
+    case Opcode::Convolution:
+      return convolution_launch(node);
     case Opcode::Pooling:
       return pooling_launch(node);
     case Opcode::Resampling:

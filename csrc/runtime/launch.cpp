@@ -101,6 +101,15 @@ void run(const NllLossLaunch& launch, const Arguments& arguments) {
   kernels::nll_loss(loss, arguments.fault);
 }
 
+void run(const ConvolutionLaunch& launch, const Arguments& arguments) {
+  kernels::Convolution convolution = launch.convolution;
+  convolution.input.data = arguments.address(launch.input);
+  convolution.weight.data = arguments.address(launch.weight);
+  convolution.output.data = arguments.address(launch.output);
+  convolution.bias = arguments.address(launch.bias);
+  kernels::convolution(convolution);
+}
+
 void run(const PoolingLaunch& launch, const Arguments& arguments) {
   kernels::Pooling pooling = launch.pooling;
   pooling.input = arguments.address(launch.input);

@@ -10,6 +10,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/common/fault.h"
+#include "kernels/convolution/convolution.h"
 #include "kernels/folding/folding.h"
 #include "kernels/grid_sampling/grid_sampling.h"
 #include "kernels/indexing/indexing.h"
@@ -100,6 +101,11 @@ struct NllLossLaunch {
   Reference input, targets, weight, out, total_weight;
 };
 
+struct ConvolutionLaunch {
+  kernels::Convolution convolution;
+  Reference input, weight, output, bias;
+};
+
 struct PoolingLaunch {
   kernels::Pooling pooling;
   Reference input, output, indices;
@@ -173,8 +179,9 @@ struct HostLaunch {
 
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
-               PoolingLaunch, ResamplingLaunch, FoldingLaunch, GridSamplingLaunch, AdamLaunch,
-               SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch, CopyLaunch, HostLaunch>
+               ConvolutionLaunch, PoolingLaunch, ResamplingLaunch, FoldingLaunch,
+               GridSamplingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
+               CopyLaunch, HostLaunch>
       kernel;
   std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
   std::vector<int32_t> buffers;  // those it reads or writes, perhaps several times
