@@ -71,6 +71,12 @@ struct MulAdd {
     return a * b + c;
   }
 };
+struct CopySign {
+  template <class V>
+  ACCEL_INLINE static V of(V a, V b) {
+    return copy_sign(a, b);
+  }
+};
 struct Neg {
   template <class V>
   ACCEL_INLINE static V of(V a) {
@@ -232,6 +238,7 @@ void add_real(Engine& engine) {
   engine.set(Op::Fmin, lane, binary<Real, Fmin>);
   engine.set(Op::Fmax, lane, binary<Real, Fmax>);
   engine.set(Op::MulAdd, lane, ternary<Real, MulAdd>);
+  engine.set(Op::CopySign, lane, binary<Real, CopySign>);
   engine.set(Op::Neg, lane, unary<Real, Neg>);
   engine.set(Op::Abs, lane, unary<Real, Abs>);
   engine.set(Op::Sign, lane, unary<Real, Sign>);
