@@ -16,6 +16,7 @@
 
 #include <cmath>
 
+#include "csrc/aten/complex.h"
 #include "csrc/aten/inference.h"
 
 namespace accel::aten {
@@ -187,11 +188,15 @@ namespace {
 template <const char* const* kName, Opcode kOpcode, Rule kRule>
 struct Unary {
   static Tensor functional(const Tensor& self) {
-    if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "", self);
+    if (!recordable({}, {&self})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self})) return **result;
+      return to_host<Tensor>(*kName, "", self);
+    }
     return *unary(kOpcode, kRule, {}, self);
   }
   static Tensor& in_place(Tensor& self) {
     if (!recordable(self, {&self})) {
+      if (complex_pointwise(kOpcode, self, {&self})) return self;
       to_host<Tensor>((std::string(*kName) + "_").c_str(), "", self);
       return self;
     }
@@ -200,6 +205,7 @@ struct Unary {
   }
   static Tensor& out(const Tensor& self, Tensor& out) {
     if (!recordable(out, {&self})) {
+      if (complex_pointwise(kOpcode, out, {&self})) return out;
       to_host<Tensor>(*kName, "out", self, out);
       return out;
     }
@@ -213,11 +219,15 @@ struct Unary {
 template <const char* const* kName, const char* const* kOverload, Opcode kOpcode, Rule kRule>
 struct Binary {
   static Tensor functional(const Tensor& self, const Tensor& other) {
-    if (!recordable({}, {&self, &other})) return to_host<Tensor>(*kName, *kOverload, self, other);
+    if (!recordable({}, {&self, &other})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self, &other})) return **result;
+      return to_host<Tensor>(*kName, *kOverload, self, other);
+    }
     return *binary(kOpcode, kRule, {}, self, other);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other) {
     if (!recordable(self, {&self, &other})) {
+      if (complex_pointwise(kOpcode, self, {&self, &other})) return self;
       to_host<Tensor>((std::string(*kName) + "_").c_str(), *kOverload, self, other);
       return self;
     }
@@ -226,6 +236,7 @@ struct Binary {
   }
   static Tensor& out(const Tensor& self, const Tensor& other, Tensor& out) {
     if (!recordable(out, {&self, &other})) {
+      if (complex_pointwise(kOpcode, out, {&self, &other})) return out;
       to_host<Tensor>(*kName, "out", self, other, out);
       return out;
     }
@@ -297,12 +308,14 @@ struct AddSub {
   static constexpr const char* name() { return kOpcode == Opcode::Add ? "aten::add" : "aten::sub"; }
   static Tensor functional(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable({}, {&self, &other})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self, &other}, alpha)) return **result;
       return to_host<Tensor>(name(), "Tensor", self, other, alpha);
     }
     return *add_sub(kOpcode, {}, self, other, alpha);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable(self, {&self, &other})) {
+      if (complex_pointwise(kOpcode, self, {&self, &other}, alpha)) return self;
       to_host<Tensor>((std::string(name()) + "_").c_str(), "Tensor", self, other, alpha);
       return self;
     }
@@ -312,6 +325,7 @@ struct AddSub {
   static Tensor& out(const Tensor& self, const Tensor& other, const at::Scalar& alpha,
                      Tensor& out) {
     if (!recordable(out, {&self, &other})) {
+      if (complex_pointwise(kOpcode, out, {&self, &other}, alpha)) return out;
       to_host<Tensor>(name(), "out", self, other, alpha, out);
       return out;
     }
@@ -343,6 +357,10 @@ struct PowScalar {
       return exponent.toBool() ? self.clone() : at::ones_like(self);
     }
     if (!native({}, self, exponent)) {
+      const auto opcode = power_opcode(exponent);
+      if (auto result = opcode ? complex_pointwise(*opcode, {}, {&self}) : std::nullopt) {
+        return **result;
+      }
       return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
     }
     return *record({}, self, exponent);
@@ -434,6 +452,13 @@ void record_where(const Tensor& out, const Tensor& condition, const Tensor& self
 
 Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
   check_condition(condition);
+  if (is_plain(condition) && is_complex_plain(self) && is_complex_plain(other) &&
+      self.scalar_type() == other.scalar_type()) {
+    Tensor out = empty_on(condition, sizes_of_where(condition, self, other), self.scalar_type());
+    record_where(pairs_of(out), condition.unsqueeze(-1).expand(pairs_of(out).sizes()),
+                 pairs_of(self.expand(out.sizes())), pairs_of(other.expand(out.sizes())));
+    return out;
+  }
   const bool all_there = condition.device().is_privateuseone();
   if (!all_there || !recordable({}, {&condition, &self, &other})) {
     return to_host<Tensor>("aten::where", "self", condition, self, other);
@@ -506,16 +531,30 @@ Tensor& masked_fill_tensor_(Tensor& self, const Tensor& mask, const Tensor& valu
   return self;
 }
 
-Tensor& fill_(Tensor& self, const at::Scalar& value) {
-  if (!recordable(self, {&self}) || value.isComplex()) {
-    to_host<Tensor>("aten::fill_", "Scalar", self, value);
-    return self;
-  }
+void record_fill(const Tensor& self, const at::Scalar& value) {
   Recording(Opcode::Fill)
       .output(self)
       .attribute(self.scalar_type())
       .scalar(scalar_of(value, self.scalar_type()))
       .record();
+}
+
+Tensor& fill_(Tensor& self, const at::Scalar& value) {
+  if (is_complex_plain(self)) {
+    const auto number = value.toComplexDouble();
+    if (number == 0.0) {
+      record_fill(pairs_of(self), 0);
+    } else {
+      record_fill(part_of(self, Part::Real), number.real());
+      record_fill(part_of(self, Part::Imaginary), number.imag());
+    }
+    return self;
+  }
+  if (!recordable(self, {&self}) || value.isComplex()) {
+    to_host<Tensor>("aten::fill_", "Scalar", self, value);
+    return self;
+  }
+  record_fill(self, value);
   return self;
 }
 

@@ -4,7 +4,7 @@
 #include <ATen/core/boxing/BoxedKernel.h>
 #include <ATen/native/TypeProperties.h>
 
-#include "csrc/aten/pointwise.h"
+#include "csrc/aten/complex.h"
 
 namespace accel::aten {
 
@@ -262,10 +262,14 @@ class PointwiseKernel final : public c10::OperatorKernel {
     for (const Tensor& input : arguments.inputs) {
       if (input.defined()) inputs.push_back(&input);
     }
-    if (arguments.has_complex_scalar || !accepts(arguments, inputs)) {
+    Tensor result;
+    if (!arguments.has_complex_scalar && accepts(arguments, inputs)) {
+      result = record(arguments, inputs);
+    } else if (const auto complex = complex_pointwise(row_.opcode, arguments.out, inputs)) {
+      result = **complex;
+    } else {
       return host_op(op, stack);
     }
-    Tensor result = record(arguments, inputs);
     torch::jit::drop(*stack, count);
     torch::jit::push(*stack, std::move(result));
   }

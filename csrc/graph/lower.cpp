@@ -554,7 +554,7 @@ void Lowering::complex() {
       return both(sub(mul(a, c), mul(b, d)), add(mul(a, d), mul(b, c)));
     }
     case Opcode::ComplexDiv: {
-      const Value a = in(0), b = in(1), c = in(2);
+      const Value a = has(0) ? in(0) : k(1), b = has(1) ? in(1) : k(0), c = in(2);
       if (!has(3)) return both(div(a, c), div(b, c));
       // By the larger part first, so that no square overflows (Smith, 1962).
       const Value d = in(3);

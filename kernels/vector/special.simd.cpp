@@ -175,12 +175,11 @@ double gamma_weight(double a, double x) {
 }
 
 constexpr int kMostTerms = 20000;
-constexpr double kTermEpsilon = 1e-16;
 
 // The lower function: weight (1 + x/(a+1) + x^2/((a+1)(a+2)) + ...).
-double lower_gamma_series(double a, double x) {
+double lower_gamma_series(double a, double x, double epsilon) {
   double term = 1, sum = 1;
-  for (int i = 1; i < kMostTerms && term > kTermEpsilon * sum; ++i) {
+  for (int i = 1; i < kMostTerms && term > epsilon * sum; ++i) {
     term *= x / (a + i);
     sum += term;
   }
@@ -188,7 +187,7 @@ double lower_gamma_series(double a, double x) {
 }
 
 // The upper function, for x > a + 1: Legendre's continued fraction, by Lentz's method.
-double upper_gamma_fraction(double a, double x) {
+double upper_gamma_fraction(double a, double x, double epsilon) {
   constexpr double kTiny = 1e-300;
   double b = x + 1 - a, c = 1 / kTiny, d = 1 / b, fraction = d;
   for (int i = 1; i < kMostTerms; ++i) {
@@ -199,19 +198,19 @@ double upper_gamma_fraction(double a, double x) {
     c = b + numerator / c;
     if (::fabs(c) < kTiny) c = kTiny;
     fraction *= c * d;
-    if (::fabs(c * d - 1) < kTermEpsilon * 10) break;
+    if (::fabs(c * d - 1) < epsilon * 10) break;
   }
   return fraction * a * gamma_weight(a, x);
 }
 
 // For x <= 1.1, where the lower function may be next to one: from gamma(a + 1) and x^a near one.
-double upper_gamma_small(double a, double x) {
+double upper_gamma_small(double a, double x, double epsilon) {
   double term = 1, sum = 0;
   for (int i = 1; i < kMostTerms; ++i) {
     term *= -x / i;
     const double next = term / (a + i);
     sum += next;
-    if (::fabs(next) <= kTermEpsilon * ::fabs(sum)) break;
+    if (::fabs(next) <= epsilon * ::fabs(sum)) break;
   }
   int sign = 0;
   const double power = a * ::log(x), gamma = ::lgamma_r(a + 1, &sign);
@@ -223,7 +222,7 @@ enum class Part { Lower, Upper };
 
 // The regularised function: of gamma(a), what lies below or above x.
 template <Part part>
-double incomplete_gamma(double a, double x) {
+double incomplete_gamma(double a, double x, double epsilon) {
   constexpr bool kUpper = part == Part::Upper;
   if (!(x >= 0 && a >= 0)) return __builtin_nan("");
   if (a == 0) return x > 0 ? (kUpper ? 0.0 : 1.0) : __builtin_nan("");
@@ -231,20 +230,22 @@ double incomplete_gamma(double a, double x) {
   if (::isinf(a)) return ::isinf(x) ? __builtin_nan("") : (kUpper ? 1.0 : 0.0);
   if (::isinf(x)) return kUpper ? 0.0 : 1.0;
   if (x > 1.1 && x > a + 1) {
-    const double upper = upper_gamma_fraction(a, x);
+    const double upper = upper_gamma_fraction(a, x, epsilon);
     return kUpper ? upper : 1 - upper;
   }
-  if (kUpper && x <= 1.1) return upper_gamma_small(a, x);
-  const double lower = lower_gamma_series(a, x);
+  if (kUpper && x <= 1.1) return upper_gamma_small(a, x, epsilon);
+  const double lower = lower_gamma_series(a, x, epsilon);
   return kUpper ? 1 - lower : lower;
 }
-double igamma(double a, double x) { return incomplete_gamma<Part::Lower>(a, x); }
-double igammac(double a, double x) { return incomplete_gamma<Part::Upper>(a, x); }
+// Computed to the digits that the lane has.
+constexpr double kEpsilonF64 = 1e-16, kEpsilonF32 = 1e-9;
+double igamma(double a, double x) { return incomplete_gamma<Part::Lower>(a, x, kEpsilonF64); }
+double igammac(double a, double x) { return incomplete_gamma<Part::Upper>(a, x, kEpsilonF64); }
 float igamma(float a, float x) {
-  return static_cast<float>(igamma(static_cast<double>(a), static_cast<double>(x)));
+  return static_cast<float>(incomplete_gamma<Part::Lower>(a, x, kEpsilonF32));
 }
 float igammac(float a, float x) {
-  return static_cast<float>(igammac(static_cast<double>(a), static_cast<double>(x)));
+  return static_cast<float>(incomplete_gamma<Part::Upper>(a, x, kEpsilonF32));
 }
 
 // --- modified Bessel functions -------------------------------------------------------------------
