@@ -233,7 +233,7 @@ Tensor& conj_physical_out(const Tensor& self, Tensor& out) {
   return out;
 }
 
-// What the op of the next name calls, and code that has a complex result already.
+// Of real numbers nothing changes.
 Tensor& conj_physical_(Tensor& self) {
   if (is_complex_plain(self)) {
     record_conjugate(self, self);
