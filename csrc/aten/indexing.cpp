@@ -11,6 +11,7 @@
 #include <ATen/ops/index_add_meta.h>
 #include <ATen/ops/index_copy_meta.h>
 #include <ATen/ops/index_meta.h>
+#include <ATen/ops/index_reduce_meta.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/scatter_add_meta.h>
 #include <ATen/ops/scatter_meta.h>
@@ -290,6 +291,40 @@ struct ScatterAdd {
   }
 };
 
+// The older form: of sums and products, without their gradients.
+IndexingMode mode_of_scatter(std::string_view reduce) {
+  return reduce == "multiply" ? IndexingMode::Product : IndexingMode::Sum;
+}
+
+struct ScatterSourceReduce {
+  using Meta = at::meta::structured_scatter_reduce;
+  static constexpr const char* kName = "aten::scatter";
+  static constexpr const char* kOverload = "reduce";
+  static bool supports(const Tensor& self, int64_t, const Tensor& index, const Tensor& source,
+                       std::string_view reduce) {
+    return supports_source<ScatterSourceReduce>(self, index, source, mode_of_scatter(reduce));
+  }
+  static void run(const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source,
+                  std::string_view reduce) {
+    scatter_along(Opcode::ScatterReduce, out, dim, index, source, {mode_of_scatter(reduce)});
+  }
+};
+
+struct ScatterValueReduce {
+  using Meta = at::meta::structured_scatter_value_reduce;
+  static constexpr const char* kName = "aten::scatter";
+  static constexpr const char* kOverload = "value_reduce";
+  static bool supports(const Tensor& self, int64_t, const Tensor& index, const at::Scalar&,
+                       std::string_view reduce) {
+    return supports_source<ScatterValueReduce>(self, index, self, mode_of_scatter(reduce));
+  }
+  static void run(const Tensor& out, int64_t dim, const Tensor& index, const at::Scalar& value,
+                  std::string_view reduce) {
+    scatter_along(Opcode::ScatterReduce, out, dim, index, tensor_of(value, out),
+                  {mode_of_scatter(reduce)});
+  }
+};
+
 struct ScatterReduce {
   using Meta = at::meta::structured_scatter_reduce_two;
   static constexpr const char* kName = "aten::scatter_reduce";
@@ -341,6 +376,25 @@ struct IndexAdd {
   }
 };
 
+struct IndexReduce {
+  using Meta = at::meta::structured_index_reduce;
+  static constexpr const char* kName = "aten::index_reduce";
+  static constexpr const char* kOverload = "";
+  static bool supports(const Tensor& self, int64_t, const Tensor& index, const Tensor& source,
+                       std::string_view reduce, bool) {
+    // The CPU's mean of whole numbers rounds down, the engine's towards zero.
+    const auto mode = ScatterReduce::mode_of(reduce);
+    return supports_source<IndexReduce>(self, index, source, mode) &&
+           (mode != IndexingMode::Mean || at::isFloatingType(self.scalar_type()));
+  }
+  static void run(const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source,
+                  std::string_view reduce, bool include_self) {
+    IndexingRules rules{ScatterReduce::mode_of(reduce)};
+    rules.include_self = include_self ? IncludeSelf::Yes : IncludeSelf::No;
+    write_along(Opcode::ScatterReduce, out, dim, index, source, rules);
+  }
+};
+
 struct IndexCopy {
   using Meta = at::meta::structured_index_copy;
   static constexpr const char* kName = "aten::index_copy";
@@ -358,6 +412,12 @@ using Scatters = Writing<Op, int64_t, const Tensor&, const Tensor&>;
 using ScattersValue = Writing<ScatterValue, int64_t, const Tensor&, const at::Scalar&>;
 using ScatterReduces =
     Writing<ScatterReduce, int64_t, const Tensor&, const Tensor&, std::string_view, bool>;
+using IndexReduces =
+    Writing<IndexReduce, int64_t, const Tensor&, const Tensor&, std::string_view, bool>;
+using ScattersSourceReduce =
+    Writing<ScatterSourceReduce, int64_t, const Tensor&, const Tensor&, std::string_view>;
+using ScattersValueReduce =
+    Writing<ScatterValueReduce, int64_t, const Tensor&, const at::Scalar&, std::string_view>;
 using IndexAdds = Writing<IndexAdd, int64_t, const Tensor&, const Tensor&, const at::Scalar&>;
 
 // The checks of index_fill_; the dimension, wrapped.
@@ -689,6 +749,15 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("index_add", TORCH_FN(IndexAdds::functional));
   m.impl("index_add_", TORCH_FN(IndexAdds::in_place));
   m.impl("index_add.out", TORCH_FN(IndexAdds::out));
+  m.impl("index_reduce", TORCH_FN(IndexReduces::functional));
+  m.impl("index_reduce_", TORCH_FN(IndexReduces::in_place));
+  m.impl("index_reduce.out", TORCH_FN(IndexReduces::out));
+  m.impl("scatter.reduce", TORCH_FN(ScattersSourceReduce::functional));
+  m.impl("scatter_.reduce", TORCH_FN(ScattersSourceReduce::in_place));
+  m.impl("scatter.reduce_out", TORCH_FN(ScattersSourceReduce::out));
+  m.impl("scatter.value_reduce", TORCH_FN(ScattersValueReduce::functional));
+  m.impl("scatter_.value_reduce", TORCH_FN(ScattersValueReduce::in_place));
+  m.impl("scatter.value_reduce_out", TORCH_FN(ScattersValueReduce::out));
   m.impl("index_copy", TORCH_FN(Scatters<IndexCopy>::functional));
   m.impl("index_copy_", TORCH_FN(Scatters<IndexCopy>::in_place));
   m.impl("index_copy.out", TORCH_FN(Scatters<IndexCopy>::out));

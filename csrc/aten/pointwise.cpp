@@ -6,13 +6,18 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ScalarOps.h>
+#include <ATen/WrapDimUtils.h>
 #include <ATen/native/TensorIterator.h>
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/linalg_cross_meta.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/sub.h>
 
 #include <cmath>
+
+#include "csrc/aten/complex.h"
+#include "csrc/aten/inference.h"
 
 namespace accel::aten {
 
@@ -183,11 +188,15 @@ namespace {
 template <const char* const* kName, Opcode kOpcode, Rule kRule>
 struct Unary {
   static Tensor functional(const Tensor& self) {
-    if (!recordable({}, {&self})) return to_host<Tensor>(*kName, "", self);
+    if (!recordable({}, {&self})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self})) return **result;
+      return to_host<Tensor>(*kName, "", self);
+    }
     return *unary(kOpcode, kRule, {}, self);
   }
   static Tensor& in_place(Tensor& self) {
     if (!recordable(self, {&self})) {
+      if (complex_pointwise(kOpcode, self, {&self})) return self;
       to_host<Tensor>((std::string(*kName) + "_").c_str(), "", self);
       return self;
     }
@@ -196,6 +205,7 @@ struct Unary {
   }
   static Tensor& out(const Tensor& self, Tensor& out) {
     if (!recordable(out, {&self})) {
+      if (complex_pointwise(kOpcode, out, {&self})) return out;
       to_host<Tensor>(*kName, "out", self, out);
       return out;
     }
@@ -209,11 +219,15 @@ struct Unary {
 template <const char* const* kName, const char* const* kOverload, Opcode kOpcode, Rule kRule>
 struct Binary {
   static Tensor functional(const Tensor& self, const Tensor& other) {
-    if (!recordable({}, {&self, &other})) return to_host<Tensor>(*kName, *kOverload, self, other);
+    if (!recordable({}, {&self, &other})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self, &other})) return **result;
+      return to_host<Tensor>(*kName, *kOverload, self, other);
+    }
     return *binary(kOpcode, kRule, {}, self, other);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other) {
     if (!recordable(self, {&self, &other})) {
+      if (complex_pointwise(kOpcode, self, {&self, &other})) return self;
       to_host<Tensor>((std::string(*kName) + "_").c_str(), *kOverload, self, other);
       return self;
     }
@@ -222,6 +236,7 @@ struct Binary {
   }
   static Tensor& out(const Tensor& self, const Tensor& other, Tensor& out) {
     if (!recordable(out, {&self, &other})) {
+      if (complex_pointwise(kOpcode, out, {&self, &other})) return out;
       to_host<Tensor>(*kName, "out", self, other, out);
       return out;
     }
@@ -293,12 +308,14 @@ struct AddSub {
   static constexpr const char* name() { return kOpcode == Opcode::Add ? "aten::add" : "aten::sub"; }
   static Tensor functional(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable({}, {&self, &other})) {
+      if (auto result = complex_pointwise(kOpcode, {}, {&self, &other}, alpha)) return **result;
       return to_host<Tensor>(name(), "Tensor", self, other, alpha);
     }
     return *add_sub(kOpcode, {}, self, other, alpha);
   }
   static Tensor& in_place(Tensor& self, const Tensor& other, const at::Scalar& alpha) {
     if (!recordable(self, {&self, &other})) {
+      if (complex_pointwise(kOpcode, self, {&self, &other}, alpha)) return self;
       to_host<Tensor>((std::string(name()) + "_").c_str(), "Tensor", self, other, alpha);
       return self;
     }
@@ -308,6 +325,7 @@ struct AddSub {
   static Tensor& out(const Tensor& self, const Tensor& other, const at::Scalar& alpha,
                      Tensor& out) {
     if (!recordable(out, {&self, &other})) {
+      if (complex_pointwise(kOpcode, out, {&self, &other}, alpha)) return out;
       to_host<Tensor>(name(), "out", self, other, alpha, out);
       return out;
     }
@@ -339,6 +357,10 @@ struct PowScalar {
       return exponent.toBool() ? self.clone() : at::ones_like(self);
     }
     if (!native({}, self, exponent)) {
+      const auto opcode = power_opcode(exponent);
+      if (auto result = opcode ? complex_pointwise(*opcode, {}, {&self}) : std::nullopt) {
+        return **result;
+      }
       return to_host<Tensor>("aten::pow", "Tensor_Scalar", self, exponent);
     }
     return *record({}, self, exponent);
@@ -386,26 +408,83 @@ Tensor round_decimals(const Tensor& self, int64_t decimals) {
   return out;
 }
 
+// Derivatives of digamma: by itself, by its own function, or by zeta.
+Tensor polygamma(int64_t order, const Tensor& self) {
+  if (order < 0 || !recordable({}, {&self})) {
+    return to_host<Tensor>("aten::polygamma", "", order, self);
+  }
+  if (order == 0) return *unary(Opcode::Digamma, Rule::Float, {}, self);
+  if (order == 1) return *unary(Opcode::Trigamma, Rule::Float, {}, self);
+  const auto number = static_cast<double>(order);
+  Inference inferred = infer({}, {&self}, Rule::Float);
+  Recording(Opcode::Polygamma)
+      .output(inferred.out())
+      .input(self)
+      .attribute(inferred.compute)
+      .scalar(number + 1)
+      .scalar((order % 2 ? 1 : -1) * std::tgamma(number + 1))
+      .record();
+  return std::move(*inferred.output);
+}
+
 // --- selection -----------------------------------------------------------------------------------
 
-Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
+void check_condition(const Tensor& condition) {
   TORCH_CHECK(
       condition.scalar_type() == ScalarType::Bool || condition.scalar_type() == ScalarType::Byte,
       "where expected condition to be a boolean tensor, but got a tensor with dtype ",
       condition.scalar_type());
+}
+
+at::DimVector sizes_of_where(const Tensor& condition, const Tensor& self, const Tensor& other) {
+  return at::infer_size_dimvector(at::infer_size_dimvector(condition.sizes(), self.sizes()),
+                                  other.sizes());
+}
+
+void record_where(const Tensor& out, const Tensor& condition, const Tensor& self,
+                  const Tensor& other) {
+  Recording recording(Opcode::Where);
+  recording.output(out).input(condition, out.sizes()).attribute(out.scalar_type());
+  add_view(recording, self, out);
+  add_view(recording, other, out);
+  recording.record();
+}
+
+Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
+  check_condition(condition);
+  if (is_plain(condition) && is_complex_plain(self) && is_complex_plain(other) &&
+      self.scalar_type() == other.scalar_type()) {
+    Tensor out = empty_on(condition, sizes_of_where(condition, self, other), self.scalar_type());
+    record_where(pairs_of(out), condition.unsqueeze(-1).expand(pairs_of(out).sizes()),
+                 pairs_of(self.expand(out.sizes())), pairs_of(other.expand(out.sizes())));
+    return out;
+  }
   const bool all_there = condition.device().is_privateuseone();
   if (!all_there || !recordable({}, {&condition, &self, &other})) {
     return to_host<Tensor>("aten::where", "self", condition, self, other);
   }
-  const ScalarType compute = at::result_type(self, other);
-  const auto sizes = at::infer_size_dimvector(
-      at::infer_size_dimvector(condition.sizes(), self.sizes()), other.sizes());
-  Tensor out = empty_on(condition, sizes, compute);
-  Recording recording(Opcode::Where);
-  recording.output(out).input(condition, sizes).attribute(compute);
-  add_view(recording, self, out);
-  add_view(recording, other, out);
-  recording.record();
+  Tensor out =
+      empty_on(condition, sizes_of_where(condition, self, other), at::result_type(self, other));
+  record_where(out, condition, self, other);
+  return out;
+}
+
+Tensor& where_out(const Tensor& condition, const Tensor& self, const Tensor& other, Tensor& out) {
+  check_condition(condition);
+  const bool all_there = condition.device().is_privateuseone();
+  // Over the memory of what is read, element by element is in order only where the views are one.
+  auto is_apart = [&](const Tensor& input) {
+    return !input.device().is_privateuseone() || !out.is_alias_of(input) || out.is_same(input);
+  };
+  if (!all_there || !recordable(out, {&condition, &self, &other}) || !is_apart(condition) ||
+      !is_apart(self) || !is_apart(other) || out.scalar_type() != at::result_type(self, other)) {
+    to_host<Tensor>("aten::where", "self_out", condition, self, other, out);
+    return out;
+  }
+  const at::DimVector sizes = sizes_of_where(condition, self, other);
+  if (out.sizes() != IntArrayRef(sizes)) resize_output(out, sizes);
+  at::assert_no_internal_overlap(out);
+  record_where(out, condition, self, other);
   return out;
 }
 
@@ -452,16 +531,30 @@ Tensor& masked_fill_tensor_(Tensor& self, const Tensor& mask, const Tensor& valu
   return self;
 }
 
-Tensor& fill_(Tensor& self, const at::Scalar& value) {
-  if (!recordable(self, {&self}) || value.isComplex()) {
-    to_host<Tensor>("aten::fill_", "Scalar", self, value);
-    return self;
-  }
+void record_fill(const Tensor& self, const at::Scalar& value) {
   Recording(Opcode::Fill)
       .output(self)
       .attribute(self.scalar_type())
       .scalar(scalar_of(value, self.scalar_type()))
       .record();
+}
+
+Tensor& fill_(Tensor& self, const at::Scalar& value) {
+  if (is_complex_plain(self)) {
+    const auto number = value.toComplexDouble();
+    if (number == 0.0) {
+      record_fill(pairs_of(self), 0);
+    } else {
+      record_fill(part_of(self, Part::Real), number.real());
+      record_fill(part_of(self, Part::Imaginary), number.imag());
+    }
+    return self;
+  }
+  if (!recordable(self, {&self}) || value.isComplex()) {
+    to_host<Tensor>("aten::fill_", "Scalar", self, value);
+    return self;
+  }
+  record_fill(self, value);
   return self;
 }
 
@@ -599,11 +692,14 @@ struct DivMode {
                 *mode, "'");
     return Opcode::FloorDiv;
   }
-  // Integer division by zero is an error on the CPU, raised by its kernel.
+  // Integer division by zero is an error on the CPU, raised by its kernel; a divisor that is known
+  // at the call is not zero.
   static bool native(const Tensor& out, const Tensor& self, const Tensor& other,
                      std::optional<c10::string_view> mode) {
-    const bool whole = mode && !at::isFloatingType(at::result_type(self, other));
-    return !whole && recordable(out, {&self, &other});
+    if (!recordable(out, {&self, &other})) return false;
+    if (!mode || at::isFloatingType(at::result_type(self, other))) return true;
+    return other.device().is_cpu() && self.scalar_type() != ScalarType::Bool &&
+           other.item().to<int64_t>() != 0;
   }
   static Tensor functional(const Tensor& self, const Tensor& other,
                            std::optional<c10::string_view> mode) {
@@ -621,6 +717,48 @@ struct DivMode {
     return self;
   }
 };
+
+// --- cross product -------------------------------------------------------------------------------
+
+void record_cross(const Tensor& out, const Tensor& self, const Tensor& other, int64_t dim) {
+  const Tensor a = self.expand(out.sizes()), b = other.expand(out.sizes());
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t next = (i + 1) % 3, after = (i + 2) % 3;
+    Recording(Opcode::CrossProduct)
+        .output(out.select(dim, i))
+        .input(a.select(dim, next))
+        .input(b.select(dim, after))
+        .input(a.select(dim, after))
+        .input(b.select(dim, next))
+        .attribute(out.scalar_type())
+        .record();
+  }
+}
+
+bool can_cross(const Tensor& self, const Tensor& other) {
+  return is_plain(self) && is_plain(other) && is_native(self) &&
+         self.scalar_type() == other.scalar_type() && self.scalar_type() != ScalarType::Bool;
+}
+
+Tensor cross(const Tensor& self, const Tensor& other, int64_t dim) {
+  if (!can_cross(self, other)) return to_host<Tensor>("aten::linalg_cross", "", self, other, dim);
+  Inferred<at::meta::structured_linalg_cross> op;
+  op.meta(self, other, dim);
+  record_cross(op[0], self, other, at::maybe_wrap_dim(dim, self.dim()));
+  return op[0];
+}
+
+Tensor& cross_out(const Tensor& self, const Tensor& other, int64_t dim, Tensor& out) {
+  if (!can_cross(self, other) || !is_plain(out) || out.is_alias_of(self) ||
+      out.is_alias_of(other)) {
+    to_host<Tensor>("aten::linalg_cross", "out", self, other, dim, out);
+    return out;
+  }
+  Inferred<at::meta::structured_linalg_cross> op{out};
+  op.meta(self, other, dim);
+  record_cross(out, self, other, at::maybe_wrap_dim(dim, self.dim()));
+  return out;
+}
 
 // --- logical -------------------------------------------------------------------------------------
 
@@ -723,6 +861,10 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("rsub.Scalar", TORCH_FN(rsub));
   m.impl("rsub.Tensor", TORCH_FN(rsub_tensor));
 
+  m.impl("linalg_cross", TORCH_FN(cross));
+  m.impl("linalg_cross.out", TORCH_FN(cross_out));
+  m.impl("polygamma", TORCH_FN(polygamma));
+
   m.impl("pow.Tensor_Scalar", TORCH_FN(PowScalar::functional));
   m.impl("pow_.Scalar", TORCH_FN(PowScalar::in_place));
   m.impl("pow.Tensor_Scalar_out", TORCH_FN(PowScalar::out));
@@ -731,6 +873,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("round.decimals", TORCH_FN(round_decimals));
 
   m.impl("where.self", TORCH_FN(where));
+  m.impl("where.self_out", TORCH_FN(where_out));
   m.impl("masked_fill_.Scalar", TORCH_FN(masked_fill_));
   m.impl("masked_fill_.Tensor", TORCH_FN(masked_fill_tensor_));
   m.impl("fill_.Scalar", TORCH_FN(fill_));

@@ -4,14 +4,14 @@
 #include <ATen/core/boxing/BoxedKernel.h>
 #include <ATen/native/TypeProperties.h>
 
-#include "csrc/aten/pointwise.h"
+#include "csrc/aten/complex.h"
 
 namespace accel::aten {
 
 namespace {
 
 // The common dtypes that a row computes.
-enum class Takes { Floating, Bits, Real };
+enum class Takes { Floating, Bits, Real, Any };
 
 bool takes(Takes which, ScalarType dtype) {
   switch (which) {
@@ -21,6 +21,8 @@ bool takes(Takes which, ScalarType dtype) {
       return at::isIntegralType(dtype, /*includeBool=*/true);
     case Takes::Real:
       return at::isFloatingType(dtype) || at::isIntegralType(dtype, /*includeBool=*/false);
+    case Takes::Any:
+      return true;
   }
   return false;
 }
@@ -47,6 +49,9 @@ const Row kRows[] = {
     {Opcode::IsNan, Rule::Compare, Takes::Floating, false, {"isnan"}},
     {Opcode::IsPosInf, Rule::Compare, Takes::Floating, false, {"isposinf"}},
     {Opcode::IsNegInf, Rule::Compare, Takes::Floating, false, {"isneginf"}},
+    {Opcode::SignBit, Rule::Compare, Takes::Real, false, {"signbit", "signbit.out"}},
+    {Opcode::Angle, Rule::Float, Takes::Floating, false, {"angle", "angle.out"}},
+    {Opcode::LogicalNot, Rule::Bool, Takes::Any, false, {"logical_not_", "logical_not.out"}},
     {Opcode::BitNot,
      Rule::Same,
      Takes::Bits,
@@ -79,12 +84,21 @@ const Row kRows[] = {
      true,
      {"bitwise_right_shift.Tensor", "bitwise_right_shift_.Tensor",
       "bitwise_right_shift.Tensor_out"}},
+    {Opcode::LogicalAnd, Rule::Bool, Takes::Any, true, {"logical_and_", "logical_and.out"}},
+    {Opcode::LogicalOr, Rule::Bool, Takes::Any, true, {"logical_or_", "logical_or.out"}},
+    {Opcode::LogicalXor, Rule::Bool, Takes::Any, true, {"logical_xor_", "logical_xor.out"}},
+    {Opcode::CopySign,
+     Rule::Float,
+     Takes::Floating,
+     true,
+     {"copysign.Tensor", "copysign_.Tensor", "copysign.out"}},
     {Opcode::Pow,
      Rule::Same,
      Takes::Floating,
      true,
      {"pow.Tensor_Tensor", "pow_.Tensor", "pow.Tensor_Tensor_out"}},
-    // Integers stay on the host, whose kernels raise for a division by zero.
+    // Integers with a divisor that is not known stay on the host, whose kernels raise for a
+    // division by zero.
     {Opcode::Fmod,
      Rule::Same,
      Takes::Floating,
@@ -173,6 +187,22 @@ const Row kRows[] = {
      Takes::Floating,
      false,
      {"nan_to_num", "nan_to_num_", "nan_to_num.out"}},
+
+    // Special functions.
+    {Opcode::Digamma, Rule::Float, Takes::Floating, false, {"digamma", "digamma_", "digamma.out"}},
+    {Opcode::BesselI0, Rule::Float, Takes::Floating, false, {"i0", "i0_", "i0.out"}},
+    {Opcode::BesselI0e, Rule::Float, Takes::Floating, false, {"special_i0e", "special_i0e.out"}},
+    {Opcode::BesselI1, Rule::Float, Takes::Floating, false, {"special_i1", "special_i1.out"}},
+    {Opcode::BesselI1e, Rule::Float, Takes::Floating, false, {"special_i1e", "special_i1e.out"}},
+    {Opcode::Erfcx, Rule::Float, Takes::Floating, false, {"special_erfcx", "special_erfcx.out"}},
+    {Opcode::LogNdtr,
+     Rule::Float,
+     Takes::Floating,
+     false,
+     {"special_log_ndtr", "special_log_ndtr.out"}},
+    {Opcode::Zeta, Rule::Float, Takes::Floating, true, {"special_zeta", "special_zeta.out"}},
+    {Opcode::Igamma, Rule::Same, Takes::Floating, true, {"igamma", "igamma_", "igamma.out"}},
+    {Opcode::Igammac, Rule::Same, Takes::Floating, true, {"igammac", "igammac_", "igammac.out"}},
 };
 
 // The arguments of a call, as a Node needs them.
@@ -232,10 +262,14 @@ class PointwiseKernel final : public c10::OperatorKernel {
     for (const Tensor& input : arguments.inputs) {
       if (input.defined()) inputs.push_back(&input);
     }
-    if (arguments.has_complex_scalar || !accepts(arguments, inputs)) {
+    Tensor result;
+    if (!arguments.has_complex_scalar && accepts(arguments, inputs)) {
+      result = record(arguments, inputs);
+    } else if (const auto complex = complex_pointwise(row_.opcode, arguments.out, inputs)) {
+      result = **complex;
+    } else {
       return host_op(op, stack);
     }
-    Tensor result = record(arguments, inputs);
     torch::jit::drop(*stack, count);
     torch::jit::push(*stack, std::move(result));
   }
@@ -251,7 +285,16 @@ class PointwiseKernel final : public c10::OperatorKernel {
     // Errors that the host words: no bound at all, a negative lambda.
     if (row_.opcode == Opcode::ClampTensor && inputs.size() < 2) return false;
     if (row_.opcode == Opcode::Softshrink && !(arguments.scalars[0].toDouble() >= 0)) return false;
-    return takes(row_.takes, common_dtype(inputs, row_.rule));
+    const ScalarType common = common_dtype(inputs, row_.rule);
+    return takes(row_.takes, common) || divides_by_number(common, inputs);
+  }
+
+  // Whether whole numbers are divided by one that is known at the call, and not zero.
+  bool divides_by_number(ScalarType common, Inputs inputs) const {
+    const bool divides = row_.opcode == Opcode::Fmod || row_.opcode == Opcode::Remainder ||
+                         row_.opcode == Opcode::FloorDiv;
+    return divides && at::isIntegralType(common, /*includeBool=*/false) &&
+           inputs[1]->device().is_cpu() && inputs[1]->item().to<int64_t>() != 0;
   }
 
   Tensor record(const Arguments& arguments, Inputs inputs) const {

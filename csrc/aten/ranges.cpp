@@ -42,7 +42,12 @@ Tensor& arange_out(const at::Scalar& start, const at::Scalar& end, const at::Sca
 
 Tensor& linspace_out(const at::Scalar& start, const at::Scalar& end, int64_t steps, Tensor& out) {
   const ScalarType dtype = out.scalar_type();
-  if (steps < 2 || start.isComplex() || end.isComplex() || !is_plain(out) ||
+  TORCH_CHECK(steps >= 0, "number of steps must be non-negative");
+  if (steps < 2 && !start.isComplex() && !end.isComplex() && is_plain(out)) {
+    if (out.numel() != steps) out.resize_({steps});
+    return steps == 1 ? out.fill_(start) : out;
+  }
+  if (start.isComplex() || end.isComplex() || !is_plain(out) ||
       (dtype != ScalarType::Float && dtype != ScalarType::Double)) {
     to_host<Tensor>("aten::linspace", "out", start, end, steps, out);
     return out;

@@ -22,6 +22,7 @@
 #include <ATen/ops/sum.h>
 #include <ATen/ops/sum_meta.h>
 
+#include "csrc/aten/complex.h"
 #include "csrc/aten/inference.h"
 
 namespace accel::aten {
@@ -106,12 +107,25 @@ void record_reduction(Opcode opcode, ScalarType compute, const Tensor& out, cons
 
 // --- sum, mean, prod -----------------------------------------------------------------------------
 
+// Of complex numbers the parts are summed apart.
+void record_complex_sum(Opcode opcode, const Tensor& out, const Tensor& self, DimMask reduced,
+                        bool keepdim) {
+  const Tensor pairs = pairs_of(self);
+  reduced.reset(self.dim());  // all dimensions are more than the Tensor has
+  record_reduction(opcode, pairs.scalar_type(), pairs_of(out), pairs, reduced, keepdim);
+}
+
 Tensor sum_dims(const Tensor& self, OptionalIntArrayRef dims, bool keepdim, OptionalDtype dtype) {
-  if (!recordable(self, dtype)) {
+  const bool complex = is_complex_plain(self) && (!dtype || *dtype == self.scalar_type());
+  if (!complex && !recordable(self, dtype)) {
     return to_host<Tensor>("aten::sum", "dim_IntList", self, dims, keepdim, dtype);
   }
   Inferred<at::meta::structured_sum_dim_IntList> op;
   op.meta(self, dims, keepdim, dtype);
+  if (complex) {
+    record_complex_sum(Opcode::ReduceSum, op[0], self, mask_of(self, dims), keepdim);
+    return op[0];
+  }
   record_reduction(Opcode::ReduceSum, op[0].scalar_type(), op[0], self, mask_of(self, dims),
                    keepdim);
   return op[0];
@@ -134,11 +148,16 @@ Tensor& sum_out(const Tensor& self, OptionalIntArrayRef dims, bool keepdim, Opti
 }
 
 Tensor mean_dims(const Tensor& self, OptionalIntArrayRef dims, bool keepdim, OptionalDtype dtype) {
-  if (!recordable(self, dtype)) {
+  const bool complex = is_complex_plain(self) && (!dtype || *dtype == self.scalar_type());
+  if (!complex && !recordable(self, dtype)) {
     return to_host<Tensor>("aten::mean", "dim", self, dims, keepdim, dtype);
   }
   Inferred<at::meta::structured_mean_dim> op;
   op.meta(self, dims, keepdim, dtype);
+  if (complex) {
+    record_complex_sum(Opcode::ReduceMean, op[0], self, mask_of(self, dims), keepdim);
+    return op[0];
+  }
   record_reduction(Opcode::ReduceMean, op[0].scalar_type(), op[0], self, mask_of(self, dims),
                    keepdim);
   return op[0];

@@ -12,6 +12,7 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/DeviceGuard.h>
 
+#include "csrc/aten/complex.h"
 #include "csrc/aten/recording.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/allocator.h"
@@ -195,6 +196,7 @@ void copy_within(const Tensor& from, const Tensor& to) {
   if (from.scalar_type() == to.scalar_type() || (is_native(from) && is_native(to))) {
     return record_copy(to, from);
   }
+  if (copy_complex(to, from)) return;
   to_host<Tensor>("aten::copy_", "", to, from, false);
 }
 

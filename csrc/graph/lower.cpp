@@ -87,6 +87,7 @@ class Lowering {
   void layer_norm_backward_parameters();
   void batch_norm();
   void batch_norm_backward();
+  void complex();
   void normal();
 
   const Node& node_;
@@ -136,6 +137,9 @@ std::optional<Value> Lowering::by_dtype() {
     case Opcode::Sign:
       if (lane_ != Lane::Bool) return std::nullopt;
       return in(0);
+    case Opcode::SignBit:
+      if (lane_ != Lane::I64) return std::nullopt;
+      return builder_.apply(Op::Lt, lane_, in(0), k(0));
     case Opcode::Floor:
     case Opcode::Ceil:
     case Opcode::Trunc:
@@ -513,6 +517,77 @@ void Lowering::less_common() {
       const Value left = sub(sub(s(3), index), k(1));
       return out(select(compare(Op::Lt, index, op(Op::Trunc, mul(s(3), k(0.5)))),
                         add(s(0), mul(s(2), index)), sub(s(1), mul(s(2), left))));
+    }
+    case Opcode::Angle: {
+      const Value x = in(0);
+      const Value angle = select(compare(Op::Lt, x, k(0)), k(std::numbers::pi), k(0));
+      return out(select(is_nan(x), x, angle));
+    }
+    case Opcode::LogNdtr: {
+      // Of the normal distribution's tail, from where it has digits.
+      const Value x = mul(in(0), k(std::numbers::sqrt2 / 2));
+      const Value tail = op(Op::Log, mul(op(Op::Erfcx, op(Op::Neg, x)), k(0.5)));
+      const Value rest = op(Op::Log1p, mul(op(Op::Erfc, x), k(-0.5)));
+      return out(select(compare(Op::Lt, x, k(-1)), sub(tail, mul(x, x)), rest));
+    }
+    case Opcode::Polygamma:
+      return out(mul(s(1), op(Op::Zeta, s(0), in(0))));
+    case Opcode::CrossProduct:
+      return out(sub(mul(in(0), in(1)), mul(in(2), in(3))));
+    default:
+      return complex();
+  }
+}
+
+// Inputs and outputs are parts: real, imaginary, real, imaginary, ...
+void Lowering::complex() {
+  auto compare = [&](Op code, Value a, Value b) { return builder_.apply(code, lane_, a, b); };
+  auto both = [&](Value real, Value imaginary) {
+    out(0, real, domain_);
+    out(1, imaginary, domain_);
+  };
+  switch (node_.opcode) {
+    case Opcode::ComplexMul: {
+      const Value a = in(0), b = in(1), c = in(2);
+      if (!has(3)) return both(mul(a, c), mul(b, c));
+      const Value d = in(3);
+      return both(sub(mul(a, c), mul(b, d)), add(mul(a, d), mul(b, c)));
+    }
+    case Opcode::ComplexDiv: {
+      const Value a = has(0) ? in(0) : k(1), b = has(1) ? in(1) : k(0), c = in(2);
+      if (!has(3)) return both(div(a, c), div(b, c));
+      // By the larger part first, so that no square overflows (Smith, 1962).
+      const Value d = in(3);
+      const Value scale = op(Op::Maximum, op(Op::Abs, c), op(Op::Abs, d));
+      const Value real = div(c, scale), imaginary = div(d, scale);
+      const Value size = add(mul(c, real), mul(d, imaginary));
+      return both(div(add(mul(a, real), mul(b, imaginary)), size),
+                  div(sub(mul(b, real), mul(a, imaginary)), size));
+    }
+    case Opcode::ComplexExp: {
+      const Value size = op(Op::Exp, in(0)), angle = in(1);
+      const Value imaginary = mul(size, op(Op::Sin, angle));
+      return both(mul(size, op(Op::Cos, angle)),
+                  select(compare(Op::Eq, angle, k(0)), angle, imaginary));
+    }
+    case Opcode::ComplexSqrt: {
+      // The larger part is sqrt((|a| + |z|) / 2); twice its product with the other one is b.
+      const Value a = in(0), b = in(1);
+      const Value sum = add(op(Op::Abs, a), op(Op::Hypot, a, b));
+      const Value large = op(Op::Sqrt, mul(sum, k(0.5)));
+      const Value small = div(op(Op::Abs, b), mul(large, k(2)));
+      const Value right = compare(Op::Ge, a, k(0)), zero = compare(Op::Eq, large, k(0));
+      const Value imaginary = op(Op::CopySign, select(right, small, large), b);
+      return both(select(zero, k(0), select(right, large, small)), select(zero, b, imaginary));
+    }
+    case Opcode::ComplexSgn: {
+      const Value a = in(0), b = in(1), size = op(Op::Hypot, a, b);
+      const Value zero = compare(Op::Eq, size, k(0));
+      return both(select(zero, k(0), div(a, size)), select(zero, k(0), div(b, size)));
+    }
+    case Opcode::Polar: {
+      const Value size = in(0), angle = in(1);
+      return both(mul(size, op(Op::Cos, angle)), mul(size, op(Op::Sin, angle)));
     }
     default:
       return;

@@ -11,12 +11,13 @@ namespace accel::graph {
   X(Neg) X(Abs) X(Sign) X(Square) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Exp) X(Exp2) X(Expm1)     \
   X(Log) X(Log2) X(Log10) X(Log1p) X(Sin) X(Cos) X(Tan) X(Asin) X(Acos) X(Atan) X(Sinh)      \
   X(Cosh) X(Tanh) X(Asinh) X(Acosh) X(Atanh) X(Erf) X(Erfc) X(Erfinv) X(Sigmoid) X(Lgamma)   \
-  X(Floor) X(Ceil) X(Trunc) X(RoundEven) X(BitNot) X(IsNan) X(IsInf)
+  X(Floor) X(Ceil) X(Trunc) X(RoundEven) X(BitNot) X(IsNan) X(SignBit) X(IsInf) X(Digamma)   \
+  X(Trigamma) X(BesselI0) X(BesselI0e) X(BesselI1) X(BesselI1e) X(Erfcx)
 
 #define ACCEL_BINARY_OPCODES(X)                                                              \
   X(Mul) X(Div) X(TruncDiv) X(FloorDiv) X(Fmod) X(Remainder) X(Pow) X(Atan2) X(Hypot)        \
   X(Minimum) X(Maximum) X(Fmin) X(Fmax) X(BitAnd) X(BitOr) X(BitXor) X(ShiftLeft)            \
-  X(ShiftRight) X(Eq) X(Ne) X(Lt) X(Le) X(Gt) X(Ge)
+  X(ShiftRight) X(CopySign) X(Zeta) X(Igamma) X(Igammac) X(Eq) X(Ne) X(Lt) X(Le) X(Gt) X(Ge)
 
 // Several instructions, one rounding. Scalars (s0, s1, ...) in brackets.
 #define ACCEL_COMPOSITE_OPCODES(X)                                                           \
@@ -47,7 +48,14 @@ namespace accel::graph {
   X(NanToNum) /* attributes 1-3: [nan, inf, -inf] */                                         \
   X(RoundDecimals) /* [power of ten]; attribute 1: of negative decimals */                   \
   X(Triangle) /* [diagonal, rows, columns]; attribute 1: the upper */                        \
-  X(Linspace) /* [start, end, step, steps] */
+  X(Linspace) /* [start, end, step, steps] */                                                \
+  X(Angle) /* of real numbers: 0 or pi */ X(LogNdtr)                                         \
+  X(Polygamma) /* [order + 1, its factorial's sign and size] */                              \
+  X(CrossProduct) /* a, b, c, d → a b - c d */                                               \
+  /* Complex numbers: each is two Views, real and imaginary parts (see complex.h). */        \
+  X(ComplexMul) /* a, b; an absent imaginary part of b is 0 */                               \
+  X(ComplexDiv) /* a, b; as above */ X(ComplexExp) X(ComplexSqrt) X(ComplexSgn)              \
+  X(Polar) /* absolute value, angle → complex */
 
 // Reductions of an input whose sizes are kept dimensions followed by reduced ones (Row) or the
 // other way round (Column); attribute 1 is the number of kept dimensions, attribute 2 of 0 or 1

@@ -71,6 +71,12 @@ struct MulAdd {
     return a * b + c;
   }
 };
+struct CopySign {
+  template <class V>
+  ACCEL_INLINE static V of(V a, V b) {
+    return copy_sign(a, b);
+  }
+};
 struct Neg {
   template <class V>
   ACCEL_INLINE static V of(V a) {
@@ -127,6 +133,17 @@ struct RoundTo {
     return round_to<mode>(a);
   }
 };
+// sqrt(a^2 + b^2) without overflow: in units of the larger one.
+struct Hypot {
+  ACCEL_INLINE static VectorF32 of(VectorF32 a, VectorF32 b) {
+    const VectorF32 x = abs(a), y = abs(b), larger = x < y ? y : x, smaller = x < y ? x : y;
+    const VectorF32 ratio = smaller / larger;
+    const VectorF32 value = larger * sqrt(fma(ratio, ratio, 1.0f));
+    const VectorF32 infinity = splat<VectorF32>(__builtin_inff());
+    const VectorF32 finite = larger == VectorF32{} ? smaller : value;
+    return (x == infinity) | (y == infinity) ? infinity : finite;
+  }
+};
 // Bool lanes: 0 and 1.
 struct And {
   template <class V>
@@ -180,7 +197,6 @@ float pow(float a, float b) { return ::powf(a, b); }
 double pow(double a, double b) { return ::pow(a, b); }
 float atan2(float a, float b) { return ::atan2f(a, b); }
 double atan2(double a, double b) { return ::atan2(a, b); }
-float hypot(float a, float b) { return ::hypotf(a, b); }
 double hypot(double a, double b) { return ::hypot(a, b); }
 
 // Wraps: the smallest integer has no opposite.
@@ -226,12 +242,12 @@ void add_real(Engine& engine) {
   engine.set(Op::Remainder, lane, each_binary<Real, remainder<Real>>);
   engine.set(Op::Pow, lane, each_binary<Real, pow>);
   engine.set(Op::Atan2, lane, each_binary<Real, atan2>);
-  engine.set(Op::Hypot, lane, each_binary<Real, hypot>);
   engine.set(Op::Minimum, lane, binary<Real, Minimum>);
   engine.set(Op::Maximum, lane, binary<Real, Maximum>);
   engine.set(Op::Fmin, lane, binary<Real, Fmin>);
   engine.set(Op::Fmax, lane, binary<Real, Fmax>);
   engine.set(Op::MulAdd, lane, ternary<Real, MulAdd>);
+  engine.set(Op::CopySign, lane, binary<Real, CopySign>);
   engine.set(Op::Neg, lane, unary<Real, Neg>);
   engine.set(Op::Abs, lane, unary<Real, Abs>);
   engine.set(Op::Sign, lane, unary<Real, Sign>);
@@ -250,6 +266,8 @@ void add_real(Engine& engine) {
 void add_arithmetic_kernels(Engine& engine) {
   add_real<float, Lane::F32>(engine);
   add_real<double, Lane::F64>(engine);
+  engine.set(Op::Hypot, Lane::F32, binary<float, Hypot>);
+  engine.set(Op::Hypot, Lane::F64, each_binary<double, hypot>);
 
   // Unsigned where the sum may wrap.
   engine.set(Op::Add, Lane::I64, binary<uint64_t, Add>);

@@ -168,6 +168,7 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   void add_position_kernels(vector::Engine& engine);   \
   void add_arithmetic_kernels(vector::Engine& engine); \
   void add_function_kernels(vector::Engine& engine);   \
+  void add_special_kernels(vector::Engine& engine);    \
   void add_logic_kernels(vector::Engine& engine);      \
   void add_convert_kernels(vector::Engine& engine);    \
   void add_reduce_kernels(vector::Engine& engine);     \

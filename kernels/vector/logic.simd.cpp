@@ -90,6 +90,12 @@ struct IsNan {
     return a != a;
   }
 };
+struct SignBit {
+  template <class T>
+  ACCEL_INLINE static bool of(T a) {
+    return __builtin_signbit(a) != 0;
+  }
+};
 struct IsInf {
   template <class T>
   ACCEL_INLINE static auto of(T a) {
@@ -188,6 +194,8 @@ void add_logic_kernels(Engine& engine) {
   add_comparisons<uint8_t, Lane::Bool>(engine);
   engine.set(Op::IsNan, Lane::F32, test<float, IsNan>);
   engine.set(Op::IsInf, Lane::F32, test<float, IsInf>);
+  engine.set(Op::SignBit, Lane::F32, test<float, SignBit>);
+  engine.set(Op::SignBit, Lane::F64, test<double, SignBit>);
   engine.set(Op::IsNan, Lane::F64, test<double, IsNan>);
   engine.set(Op::IsInf, Lane::F64, test<double, IsInf>);
 

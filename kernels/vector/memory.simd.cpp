@@ -62,7 +62,36 @@ ACCEL_INLINE void store_run<Lane::F32, Float16>(const float* __restrict from,
   store_vectors<store_f16>(from, to, n);
 }
 
+// --- Every other element: the parts of complex numbers ---
+
+// A stride that the compiler knows: it loads whole vectors and shuffles.
+template <Lane lane, class Memory>
+ACCEL_INLINE void load_every_other(const Memory* __restrict from, ElementOf<lane>* __restrict to,
+                                   int n) {
+  for (int i = 0; i < n; ++i) to[i] = to_lane<lane>(from[2 * i]);
+}
+
+// What lies between is never written, not even with what is there: it may be another thread's.
+ACCEL_INLINE void store_every_other(const float* __restrict from, float* __restrict to, int n) {
+  int i = 0;
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  for (; i + kLanes32 <= n; i += kLanes32) {
+    const __m512 values = _mm512_loadu_ps(from + i);
+    _mm512_mask_storeu_ps(to + 2 * i, 0x5555, _mm512_permutexvar_ps(low, values));
+    _mm512_mask_storeu_ps(to + 2 * i + kLanes32, 0x5555, _mm512_permutexvar_ps(high, values));
+  }
+#endif
+  for (; i < n; ++i) to[2 * i] = from[i];
+}
+
 // --- Transposed tiles ---
+
+template <class Memory>
+inline constexpr bool kIsFloat = false;
+template <>
+inline constexpr bool kIsFloat<float> = true;
 
 // Vectors of F32 from memory, where there is a fast way.
 template <class Memory>
@@ -187,6 +216,12 @@ void load_operand(const Instruction& instruction, Frame& frame) {
       return load_transposed<Memory>(operand, to, rows, columns);
     }
   }
+  if (operand.column_stride == 2 * kSize) {
+    for (int r = 0; r < rows; ++r, row += operand.row_stride, to += columns) {
+      load_every_other<lane>(reinterpret_cast<const Memory*>(row), to, columns);
+    }
+    return;
+  }
   for (int r = 0; r < rows; ++r, row += operand.row_stride) {
     const char* from = row;
     for (int c = 0; c < columns; ++c, from += operand.column_stride) {
@@ -215,6 +250,11 @@ void store_operand(const Instruction& instruction, Frame& frame) {
   } else if (operand.column_stride == kSize && columns > 1) {
     for (int r = 0; r < rows; ++r, row += operand.row_stride, from += columns) {
       store_run<lane>(from, reinterpret_cast<Memory*>(row), columns);
+    }
+  } else if (lane == Lane::F32 && kIsFloat<Memory> && operand.column_stride == 2 * kSize) {
+    for (int r = 0; r < rows; ++r, row += operand.row_stride, from += columns) {
+      store_every_other(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(row),
+                        columns);
     }
   } else {
     for (int r = 0; r < rows; ++r, row += operand.row_stride) {

@@ -16,7 +16,8 @@ Reads reads(Op op) {
   if (op == Op::Uniform || op == Op::RandomBits) return kNone;
   if (op == Op::MulAdd || op == Op::Select) return kABC;
   const bool binary = (op >= Op::Add && op <= Op::Fmax) || (op >= Op::BitAnd && op <= Op::BitXor) ||
-                      op == Op::ShiftLeft || op == Op::ShiftRight || (op >= Op::Eq && op <= Op::Ge);
+                      op == Op::ShiftLeft || op == Op::ShiftRight ||
+                      (op >= Op::Zeta && op <= Op::CopySign) || (op >= Op::Eq && op <= Op::Ge);
   return binary ? kAB : kA;
 }
 

@@ -65,11 +65,16 @@ enum class Op : uint8_t {
   Exp, Exp2, Expm1, Log, Log2, Log10, Log1p,
   Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh,
   Erf, Erfc, Erfinv, Sigmoid, Lgamma,
+  Digamma, Trigamma, BesselI0, BesselI0e, BesselI1, BesselI1e,  // I0e: times e^-|x|
+  Erfcx,                  // e^(a^2) erfc(a)
+  Zeta,                   // Hurwitz's, of a and b
+  Igamma, Igammac,        // regularised incomplete gamma functions of a and b, lower and upper
+  CopySign,               // magnitude of a, sign of b
   Floor, Ceil, Trunc, RoundEven,
   // Bits and logic: I64 or Bool lanes.
   BitAnd, BitOr, BitXor, BitNot, ShiftLeft, ShiftRight,
   // Comparisons: operands in `lane`, result Bool.
-  Eq, Ne, Lt, Le, Gt, Ge, IsNan, IsInf,
+  Eq, Ne, Lt, Le, Gt, Ge, IsNan, SignBit, IsInf,
   Select,  // dst ← a (Bool) ? b : c, with b and c in `lane`
   // Random, F32 (or F64 where lane says so). scalars[index] holds the seed (bits of an int64),
   // scalars[index + 1] the Philox offset. Element i of the iteration space (LinearIndex) takes word

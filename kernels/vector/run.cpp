@@ -13,10 +13,11 @@ Engine make_engine(Families... families) {
   return engine;
 }
 
-#define ACCEL_ENGINE(isa)                                                                     \
-  make_engine(isa::add_interpreter, isa::add_memory_kernels, isa::add_position_kernels,       \
-              isa::add_arithmetic_kernels, isa::add_function_kernels, isa::add_logic_kernels, \
-              isa::add_convert_kernels, isa::add_pair_kernels, isa::add_reduce_kernels)
+#define ACCEL_ENGINE(isa)                                                                       \
+  make_engine(isa::add_interpreter, isa::add_memory_kernels, isa::add_position_kernels,         \
+              isa::add_arithmetic_kernels, isa::add_function_kernels, isa::add_special_kernels, \
+              isa::add_logic_kernels, isa::add_convert_kernels, isa::add_pair_kernels,          \
+              isa::add_reduce_kernels)
 
 }  // namespace
 

@@ -608,7 +608,16 @@ _ADDRESS_DEPENDENT = ("linalg.lstsq",)
 def _bits(tree: object) -> list[object]:
     """The results as bytes, beside what describes them."""
     return [
-        (describe(x), bytes(_plain(x).contiguous().flatten().view(torch.uint8).numpy()))
+        (
+            describe(x),
+            bytes(
+                _plain(x)
+                .clone(memory_format=torch.contiguous_format)
+                .flatten()
+                .view(torch.uint8)
+                .numpy()
+            ),
+        )
         if isinstance(x, torch.Tensor)
         else repr(x)
         for x in pytree.tree_leaves(tree)
