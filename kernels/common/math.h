@@ -1,9 +1,9 @@
 // Elementary functions on vectors of floats, for *.simd.cpp files: exponentials, logarithms, tanh,
-// erf, sigmoid, sine and cosine, branch-free and within 2 (sigmoid: 2.2) units in the last place
-// over all finite inputs (tests/cpp/kernels/test_vector_math.cpp measures each). NaN gives NaN;
-// infinities, signed zeros and denormals follow C's Annex F. Polynomials were fitted for this file
-// (Lawson-weighted least squares, coefficients rounded to float one after the other, lowest order
-// first).
+// erf, sigmoid, sine, cosine and angles, branch-free and within 2 (sigmoid: 2.2) units in the last
+// place over all finite inputs (tests/cpp/kernels/test_vector_math.cpp measures each). NaN gives
+// NaN; infinities, signed zeros and denormals follow C's Annex F. Polynomials were fitted for this
+// file (Lawson-weighted least squares, coefficients rounded to float one after the other, lowest
+// order first).
 #pragma once
 
 #include "kernels/common/simd.h"
@@ -275,6 +275,38 @@ ACCEL_INLINE VectorF32 sin(VectorF32 x) {
 ACCEL_INLINE VectorF32 cos(VectorF32 x) {
   return detail::with_large_angles<detail::library_cos>(x, detail::sine(x, 1));
 }
+
+// The angle of the point (x, y), from -pi to pi. The ratio of the smaller to the larger coordinate
+// is an angle below pi / 4; above pi / 8 it is measured from the diagonal. Relative error of the
+// polynomial 6.7e-10.
+ACCEL_INLINE VectorF32 atan2(VectorF32 y, VectorF32 x) {
+  constexpr float kTerms[] = {-3.333331645e-01f, 1.999846995e-01f, -1.424351186e-01f,
+                              1.059364006e-01f, -6.077759713e-02f};
+  constexpr float kTanOfEighth = 0.414213562f;
+  // In two parts, the larger first.
+  constexpr float kQuarter[] = {0.785398185f, -2.18556941e-8f};
+  constexpr float kHalf[] = {1.57079637f, -4.37113883e-8f};
+  constexpr float kWhole[] = {3.14159274f, -8.74227766e-8f};
+  const VectorF32 a = abs(x), b = abs(y);
+  // A quarter of numbers whose sum would overflow.
+  const VectorF32 unit = (a > 1e38f) | (b > 1e38f) ? splat<VectorF32>(0.25f) : VectorF32{} + 1.0f;
+  const VectorF32 larger = (a < b ? b : a) * unit, smaller = (a < b ? a : b) * unit;
+  const VectorI32 steep = smaller > kTanOfEighth * larger;
+  const VectorF32 tangent =
+      (steep ? smaller - larger : smaller) / (steep ? smaller + larger : larger);
+  const VectorF32 square = tangent * tangent;
+  VectorF32 angle = fma(tangent * square, detail::polynomial(square, kTerms), tangent);
+  angle = steep ? (angle + kQuarter[1]) + kQuarter[0] : angle;
+  // 0 / 0 and infinity / infinity have angles all the same.
+  angle = smaller == larger ? splat<VectorF32>(kQuarter[0]) : angle;
+  angle = larger == VectorF32{} ? VectorF32{} : angle;
+  angle = b > a ? (kHalf[1] - angle) + kHalf[0] : angle;
+  angle = bits_of(x) < 0 ? (kWhole[1] - angle) + kWhole[0] : angle;
+  angle = float_of(bits_of(angle) ^ (bits_of(y) & INT32_MIN));
+  return (x != x) | (y != y) ? x + y : angle;
+}
+
+ACCEL_INLINE VectorF32 atan(VectorF32 x) { return atan2(x, splat<VectorF32>(1.0f)); }
 
 ACCEL_INLINE VectorF32 rsqrt(VectorF32 x) { return 1.0f / sqrt(x); }
 

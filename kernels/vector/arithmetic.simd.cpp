@@ -3,6 +3,7 @@
 // gives 0.
 #include <math.h>
 
+#include "kernels/common/math.h"
 #include "kernels/vector/kernel.h"
 
 namespace accel::kernels::ACCEL_ISA {
@@ -144,6 +145,9 @@ struct Hypot {
     return (x == infinity) | (y == infinity) ? infinity : finite;
   }
 };
+struct Atan2 {
+  ACCEL_INLINE static VectorF32 of(VectorF32 y, VectorF32 x) { return atan2(y, x); }
+};
 // Bool lanes: 0 and 1.
 struct And {
   template <class V>
@@ -195,8 +199,7 @@ Real fmod(Real a, Real b) {
 
 float pow(float a, float b) { return ::powf(a, b); }
 double pow(double a, double b) { return ::pow(a, b); }
-float atan2(float a, float b) { return ::atan2f(a, b); }
-double atan2(double a, double b) { return ::atan2(a, b); }
+double c_atan2(double a, double b) { return ::atan2(a, b); }
 double hypot(double a, double b) { return ::hypot(a, b); }
 
 // Wraps: the smallest integer has no opposite.
@@ -241,7 +244,6 @@ void add_real(Engine& engine) {
   engine.set(Op::Fmod, lane, each_binary<Real, fmod<Real>>);
   engine.set(Op::Remainder, lane, each_binary<Real, remainder<Real>>);
   engine.set(Op::Pow, lane, each_binary<Real, pow>);
-  engine.set(Op::Atan2, lane, each_binary<Real, atan2>);
   engine.set(Op::Minimum, lane, binary<Real, Minimum>);
   engine.set(Op::Maximum, lane, binary<Real, Maximum>);
   engine.set(Op::Fmin, lane, binary<Real, Fmin>);
@@ -268,6 +270,8 @@ void add_arithmetic_kernels(Engine& engine) {
   add_real<double, Lane::F64>(engine);
   engine.set(Op::Hypot, Lane::F32, binary<float, Hypot>);
   engine.set(Op::Hypot, Lane::F64, each_binary<double, hypot>);
+  engine.set(Op::Atan2, Lane::F32, binary<float, Atan2>);
+  engine.set(Op::Atan2, Lane::F64, each_binary<double, c_atan2>);
 
   // Unsigned where the sum may wrap.
   engine.set(Op::Add, Lane::I64, binary<uint64_t, Add>);

@@ -29,12 +29,12 @@ ACCEL_LIBRARY_F64(log10)
 ACCEL_LIBRARY_F64(log1p)
 ACCEL_LIBRARY_F64(sin)
 ACCEL_LIBRARY_F64(cos)
+ACCEL_LIBRARY_F64(atan)
 ACCEL_LIBRARY_F64(tanh)
 ACCEL_LIBRARY_F64(erf)
 ACCEL_LIBRARY(tan)
 ACCEL_LIBRARY(asin)
 ACCEL_LIBRARY(acos)
-ACCEL_LIBRARY(atan)
 ACCEL_LIBRARY(sinh)
 ACCEL_LIBRARY(cosh)
 ACCEL_LIBRARY(asinh)
@@ -94,6 +94,7 @@ void add_function_kernels(Engine& engine) {
   engine.set(Op::Log1p, Lane::F32, unary<float, Vectorised<log1p>>);
   engine.set(Op::Sin, Lane::F32, unary<float, Vectorised<sin>>);
   engine.set(Op::Cos, Lane::F32, unary<float, Vectorised<cos>>);
+  engine.set(Op::Atan, Lane::F32, unary<float, Vectorised<atan>>);
   engine.set(Op::Tanh, Lane::F32, unary<float, Vectorised<tanh>>);
   engine.set(Op::Erf, Lane::F32, unary<float, Vectorised<erf>>);
   engine.set(Op::Sigmoid, Lane::F32, unary<float, Vectorised<sigmoid>>);
@@ -106,6 +107,7 @@ void add_function_kernels(Engine& engine) {
   engine.set(Op::Log1p, Lane::F64, each_unary<double, c_log1p>);
   engine.set(Op::Sin, Lane::F64, each_unary<double, c_sin>);
   engine.set(Op::Cos, Lane::F64, each_unary<double, c_cos>);
+  engine.set(Op::Atan, Lane::F64, each_unary<double, c_atan>);
   engine.set(Op::Tanh, Lane::F64, each_unary<double, c_tanh>);
   engine.set(Op::Erf, Lane::F64, each_unary<double, c_erf>);
   engine.set(Op::Sigmoid, Lane::F64, each_unary<double, c_sigmoid>);
@@ -115,7 +117,6 @@ void add_function_kernels(Engine& engine) {
   ACCEL_BOTH(Tan, c_tan);
   ACCEL_BOTH(Asin, c_asin);
   ACCEL_BOTH(Acos, c_acos);
-  ACCEL_BOTH(Atan, c_atan);
   ACCEL_BOTH(Sinh, c_sinh);
   ACCEL_BOTH(Cosh, c_cosh);
   ACCEL_BOTH(Asinh, c_asinh);
