@@ -130,8 +130,12 @@ Tensor unfold_backward(const Tensor& grad, IntArrayRef sizes, int64_t dim, int64
     folding.columns.image = folding.columns.windows = inner;
     folding.columns.window_stride = size;
   }
+  // As the CPU's kernel, it takes a gradient that is the same for all planes.
+  at::DimVector expected(sizes);
+  expected[d] = windows;
+  expected.push_back(size);
   Tensor out = empty_on(grad, sizes, grad.scalar_type());
-  record(folding, out, grad);
+  record(folding, out, grad.expand(expected));
   return out;
 }
 

@@ -362,7 +362,8 @@ def test_a_gpt_stops_planning_at_its_fourth_step(counted, train_gpt, reads, amp)
             if reads:
                 loss.item()
         settle()
-    assert change["plan_hits"] >= 10  # a step is one Segment or more; the idle worker takes a few
+    # A step is one Segment or more; on a busy machine an idle worker takes some.
+    assert change["plan_hits"] + change["idle_segments"] >= 20
     assert change["plan_misses"] <= warm_up["idle_segments"]
     assert change["fallbacks"] == 0
     assert change["host_op_copies"] == 0

@@ -10,20 +10,10 @@ from torch.nn import functional
 # Ops without a kernel of the device's own, whose outputs are known before they run.
 RECORDED = {
     "mode": lambda x: x.round().mode(-1),
-    "im2col": lambda x: functional.unfold(x[None, None], (2, 1)),
-    "erfcx": lambda x: torch.special.erfcx(x),
     "inverse": lambda x: torch.linalg.inv_ex(x[:, :5] + 5 * torch.eye(5, device=x.device)),
     "svd": lambda x: torch.linalg.svdvals(x),
     "complex": lambda x: torch.fft.fft(x).abs(),
-    "complex product": lambda x: torch.complex(x, x) * torch.complex(x, -x),
     "searchsorted": lambda x: torch.searchsorted(x.sort(-1).values, x),
-    "grid_sample": lambda x: functional.grid_sample(
-        x[None, None], x[:4, :4].reshape(1, 2, 4, 2), align_corners=False
-    ),
-    "interpolate": lambda x: functional.interpolate(x[None, None], scale_factor=2, mode="bicubic"),
-    "avg_pool": lambda x: functional.avg_pool3d(x[None, None, None], (1, 2, 2)),
-    "max_pool": lambda x: functional.max_pool3d(x[None, None, None], (1, 2, 2)),
-    "unfold": lambda x: functional.unfold(x[None, None], 2),
     "cdist": lambda x: torch.cdist(x, x + 1),
     "histc": lambda x: x.histc(4),
     "renorm": lambda x: x.renorm(2, 0, 1.0),
@@ -103,7 +93,7 @@ def test_out_arguments_are_resized_and_kept():
 def test_out_overloads_need_no_copy(counted):
     x = torch.randn(8, 8, device="accel")
     with counted() as change:
-        torch.special.erfcx(x)
+        torch.special.ndtri(x)
         x.renorm(2, 0, 1.0)
         torch.accel.synchronize()
     assert change["host_ops"] == 2
