@@ -48,6 +48,7 @@ from torch_accel.memory import (
     set_per_process_memory_fraction,
 )
 from torch_accel.random import (
+    _get_generator,
     default_generators,
     get_rng_state,
     get_rng_state_all,
@@ -76,6 +77,7 @@ __all__ = [
     "OutOfMemoryError",
     "Stream",
     "StreamContext",
+    "_get_generator",
     "_is_in_bad_fork",
     "_lazy_init",
     "_utils",

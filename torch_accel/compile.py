@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_type
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 
 from torch_accel import _C
@@ -24,6 +25,9 @@ _OPTIONS: dict[str, Any] = {"partitioner": "min_cut", "captures": 64}
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # A graph that could not be captured so often (an op's first run waits for its errors) never will.
 _MOST_FAILURES = 3
+
+# Recomputed dropout draws the numbers of its forward.
+register_graphsafe_rng_device_type("accel")
 
 # Captures of all threads take turns: there is one stream for them on a device.
 _capturing = threading.Lock()

@@ -11,7 +11,7 @@ default_generators: tuple[torch.Generator, ...] = tuple(
 )
 
 
-def _generator(device: Device) -> torch.Generator:
+def _get_generator(device: Device) -> torch.Generator:
     index = _get_device_index(device, optional=True)
     if not 0 <= index < len(default_generators):
         raise RuntimeError(f"Invalid accel device {index}: there are {len(default_generators)}")
@@ -20,7 +20,7 @@ def _generator(device: Device) -> torch.Generator:
 
 def get_rng_state(device: Device = "accel") -> torch.Tensor:
     """The state of the device's generator."""
-    return _generator(device).get_state()
+    return _get_generator(device).get_state()
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
@@ -30,7 +30,7 @@ def get_rng_state_all() -> list[torch.Tensor]:
 
 def set_rng_state(new_state: torch.Tensor, device: Device = "accel") -> None:
     """Sets the state of the device's generator to one that get_rng_state() gave."""
-    _generator(device).set_state(new_state)
+    _get_generator(device).set_state(new_state)
 
 
 def set_rng_state_all(new_states: list[torch.Tensor]) -> None:
@@ -41,7 +41,7 @@ def set_rng_state_all(new_states: list[torch.Tensor]) -> None:
 
 def manual_seed(seed: int) -> None:
     """Seeds the current device's generator."""
-    _generator(None).manual_seed(int(seed))
+    _get_generator(None).manual_seed(int(seed))
 
 
 def manual_seed_all(seed: int) -> None:
@@ -52,7 +52,7 @@ def manual_seed_all(seed: int) -> None:
 
 def seed() -> None:
     """Seeds the current device's generator with a random number."""
-    _generator(None).seed()
+    _get_generator(None).seed()
 
 
 def seed_all() -> None:
@@ -62,4 +62,4 @@ def seed_all() -> None:
 
 def initial_seed() -> int:
     """The seed of the current device's generator."""
-    return _generator(None).initial_seed()
+    return _get_generator(None).initial_seed()

@@ -151,7 +151,7 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
   auto [philox_seed, philox_offset] = empty_philox(query);
   Recording recording(Opcode::Attention);
   recording.output(out).output(logsumexp);
-  PhiloxState philox{scalar_of(int64_t{0}), scalar_of(int64_t{0})};
+  PhiloxState philox{scalar_of(int64_t{0}), scalar_of(int64_t{0}), {}};
   if (dropout > 0) {
     philox =
         reserve_philox(std::nullopt, query.device().index(), batch * heads * length * key.size(2));

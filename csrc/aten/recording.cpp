@@ -168,7 +168,7 @@ Recording& Recording::scalar(Scalar value) {
 }
 
 Recording& Recording::random(const PhiloxState& state) {
-  random_.push_back(static_cast<uint8_t>(scalars_.size()));
+  random_.push_back({static_cast<uint32_t>(scalars_.size()), state.from});
   return scalar(state.seed).scalar(state.offset);
 }
 
@@ -236,16 +236,11 @@ void resize_output(const Tensor& out, IntArrayRef sizes) { at::native::resize_ou
 
 PhiloxState reserve_philox(const std::optional<at::Generator>& generator, int device,
                            int64_t elements) {
-  if (generator && generator->defined() &&
-      generator->unsafeGetGeneratorImpl() !=
-          runtime::default_generator(device).unsafeGetGeneratorImpl()) {
-    graph::refuse_capture(device, "random numbers of another generator than the device's");
-  }
   const at::Generator& chosen =
       generator && generator->defined() ? *generator : runtime::default_generator(device);
-  auto* philox = at::check_generator<runtime::Generator>(chosen);
-  const auto [seed, offset] = philox->reserve(static_cast<uint64_t>((elements + 3) / 4));
-  return {scalar_of(static_cast<int64_t>(seed)), scalar_of(static_cast<int64_t>(offset))};
+  const auto& state = at::check_generator<runtime::Generator>(chosen)->random_state();
+  const auto [seed, offset] = state->reserve(static_cast<uint64_t>((elements + 3) / 4));
+  return {scalar_of(static_cast<int64_t>(seed)), scalar_of(static_cast<int64_t>(offset)), state};
 }
 
 }  // namespace accel::aten

@@ -62,6 +62,7 @@ Scalar scalar_of_cpu(const Tensor& tensor, ScalarType compute);
 // Numbers that an op has reserved of a generator.
 struct PhiloxState {
   Scalar seed, offset;
+  std::shared_ptr<runtime::RandomState> from;
 };
 
 // One Node on its way to the Recorder. Outputs before inputs; nothing is copied until record().
@@ -123,7 +124,7 @@ class Recording {
   c10::SmallVector<int64_t, 32> dims_;
   c10::SmallVector<uint64_t, 8> attributes_;
   c10::SmallVector<Scalar, 8> scalars_;
-  c10::SmallVector<uint8_t, 2> random_;
+  c10::SmallVector<graph::RandomScalars, 2> random_;
   std::unique_ptr<graph::HostCall> host_call_;
   std::list<Tensor> kept_;
 };

@@ -1,5 +1,6 @@
 // From groups of Nodes to Launches.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdio>
 #include <optional>
@@ -182,6 +183,19 @@ kernels::ConvolutionTensor convolution_tensor(const View& view) {
   return tensor;
 }
 
+// Input, weight and output, of which the Node computes one and is given the others in this order.
+std::array<const View*, 3> convolution_views(const Node& node) {
+  const auto kind = static_cast<kernels::ConvolutionKind>(node.attributes.at(1));
+  const auto computed = kind == kernels::ConvolutionKind::InputGradient    ? 0
+                        : kind == kernels::ConvolutionKind::WeightGradient ? 1
+                                                                           : 2;
+  std::array<const View*, 3> views{};
+  for (int role = 0, given = 0; role < 3; ++role) {
+    views[role] = role == computed ? &node.outputs[0] : &node.inputs[given++];
+  }
+  return views;
+}
+
 // Of input, weight and output, in this order, one is the Node's output and the others are its first
 // inputs; then comes bias?. Attributes: dtype, kind, groups, then stride, padding and dilation for
 // each dimension.
@@ -193,14 +207,7 @@ Launch convolution_launch(const Node& node) {
   convolution.dtype = static_cast<DType>(next());
   convolution.kind = static_cast<kernels::ConvolutionKind>(next());
   convolution.groups = next();
-  const View* views[3];
-  for (int role = 0, given = 0; role < 3; ++role) {
-    const bool computed =
-        convolution.kind == (role == 0   ? kernels::ConvolutionKind::InputGradient
-                             : role == 1 ? kernels::ConvolutionKind::WeightGradient
-                                         : kernels::ConvolutionKind::Output);
-    views[role] = computed ? &node.outputs[0] : &node.inputs[given++];
-  }
+  const auto views = convolution_views(node);
   const View &input = *views[0], &weight = *views[1], &output = *views[2];
   const size_t dims = input.sizes.size() - 2;
   const auto set = [&](int64_t(&numbers)[3], auto&& number) {
@@ -551,6 +558,31 @@ Launch copy_launch(const Node& node) {
   return {launch, "Copy", {}};
 }
 
+// Two for each multiplication with its addition, where a Node is made of them; else 0.
+double flops_of(const Node& node) {
+  const auto elements = [](const View& view) { return static_cast<double>(view.elements()); };
+  switch (node.opcode) {
+    case Opcode::Matmul:
+      return 2 * elements(node.outputs[0]) * static_cast<double>(node.inputs[0].sizes[2]);
+    case Opcode::Convolution: {
+      const auto [input, weight, output] = convolution_views(node);
+      return 2 * elements(*output) * elements(*weight) / static_cast<double>(output->sizes[1]);
+    }
+    case Opcode::Attention:
+    case Opcode::AttentionBackward: {
+      // Scores and their product with the values; backward computes the scores again, and four
+      // gradients.
+      const View &q = node.inputs[0], &k = node.inputs[1], &v = node.inputs[2];
+      const double pairs =
+          elements(q) / static_cast<double>(q.sizes[3]) * static_cast<double>(k.sizes[2]);
+      const auto widths = static_cast<double>(q.sizes[3] + v.sizes[3]);
+      return 2 * pairs * widths * (node.opcode == Opcode::Attention ? 1 : 2.5);
+    }
+    default:
+      return 0;
+  }
+}
+
 // --- groups --------------------------------------------------------------------------------------
 
 class GroupPlanner {
@@ -572,16 +604,20 @@ class GroupPlanner {
     } else {
       return program_launch(first);
     }
-    touch(*launch, first.outputs);
-    touch(*launch, first.inputs);
+    for (const View& view : first.outputs) touch(*launch, view, /*written=*/true);
+    for (const View& view : first.inputs) touch(*launch, view, /*written=*/false);
+    launch->flops = flops_of(first);
     return launch;
   }
 
  private:
-  static void touch(Launch& launch, const std::vector<View>& views) {
-    for (const View& view : views) {
-      if (!view.absent()) launch.buffers.push_back(view.buffer);
+  static void touch(Launch& launch, const View& view, bool written) {
+    if (view.absent()) return;
+    int64_t bytes = kernels::size_of(view.dtype);
+    for (size_t i = 0; i < view.sizes.size(); ++i) {
+      if (view.strides[i] != 0) bytes *= view.sizes[i];
     }
+    launch.touched.push_back({view.buffer, bytes, written});
   }
 
   std::optional<Launch> program_launch(const Node& first) {
@@ -605,16 +641,21 @@ class GroupPlanner {
       TORCH_INTERNAL_ASSERT(vec::is_supported(instruction.op, instruction.lane), name(),
                             " has no kernel for one of its dtypes");
     }
+    std::vector<bool> written(builder.operands().size());
+    for (const vec::Instruction& instruction : program->code) {
+      if (instruction.op == vec::Op::Store) written[instruction.index] = true;
+    }
     std::optional<Launch> launch;
     if (group_.family == Family::Matmul) {
       launch = fused_matmul(first, builder, std::move(*program));
-      touch(*launch, first.inputs);
+      for (const View& view : first.inputs) touch(*launch, view, /*written=*/false);
+      launch->flops = flops_of(first);
     } else {
       launch = vector_launch(builder, std::move(*program));
     }
     if (!launch) return std::nullopt;
-    for (const ProgramBuilder::Operand& operand : builder.operands()) {
-      launch->buffers.push_back(operand.view.buffer);
+    for (size_t i = 0; i < written.size(); ++i) {
+      touch(*launch, builder.operands()[i].view, written[i]);
     }
     return launch;
   }

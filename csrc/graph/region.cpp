@@ -1,7 +1,6 @@
 #include "csrc/graph/region.h"
 
 #include <algorithm>
-#include <tuple>
 
 #include "csrc/graph/counters.h"
 #include "csrc/graph/executor.h"
@@ -19,17 +18,12 @@ constexpr size_t kAlignment = 64;
 
 Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(stream.tail()); }
 
-runtime::Generator& generator_of(int device) {
-  return *at::check_generator<runtime::Generator>(runtime::default_generator(device));
-}
-
 }  // namespace
 
 // One run on its way through the stream. Its Blocks are its own until it has run.
 class Region::Run final : public runtime::Command {
  public:
-  Run(std::shared_ptr<const Region> region, runtime::Stream& stream, std::span<const Given> given,
-      uint64_t seed, uint64_t first_random)
+  Run(std::shared_ptr<const Region> region, runtime::Stream& stream, std::span<const Given> given)
       : region_(std::move(region)), stream_(stream), scalars_(region_->scalars_) {
     for (const Given& entry : given) blocks_.emplace_back(entry.block);
     if (region_->workspace_ > 0) {
@@ -50,10 +44,7 @@ class Region::Run final : public runtime::Command {
       }
       addresses_.push_back(address ? static_cast<char*>(runtime::host_pointer(address)) : nullptr);
     }
-    for (uint32_t index : region_->random_scalars_) {
-      scalars_[index].i = static_cast<int64_t>(seed);
-      scalars_[index + 1].i += static_cast<int64_t>(first_random - region_->random_.first);
-    }
+    draw();
   }
   ~Run() override {
     if (workspace_) workspace_->drop();
@@ -70,6 +61,18 @@ class Region::Run final : public runtime::Command {
   size_t bytes() const override { return region_->workspace_; }
 
  private:
+  void draw() {
+    for (const Random& random : region_->random_) {
+      if (random.count == 0) continue;
+      const auto [seed, first] = random.state->reserve(random.count);
+      for (const RandomScalars& entry : region_->random_scalars_) {
+        if (entry.from != random.state) continue;
+        scalars_[entry.index].i = static_cast<int64_t>(seed);
+        scalars_[entry.index + 1].i += static_cast<int64_t>(first - random.first);
+      }
+    }
+  }
+
   const std::shared_ptr<const Region> region_;
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
@@ -78,14 +81,15 @@ class Region::Run final : public runtime::Command {
   std::vector<Scalar> scalars_;
 };
 
-Region::Region(int device, Segment& segment, std::span<Block* const> given, Random random)
+Region::Region(int device, Segment& segment, std::span<Block* const> given,
+               std::vector<Random> random)
     : device_(device),
       buffers_(segment.buffers()),
       offsets_(segment.offsets()),
       scalars_(segment.scalars()),
       random_scalars_(segment.random_scalars()),
       host_calls_(std::move(segment.host_calls())),
-      random_(random) {
+      random_(std::move(random)) {
   Graph graph = Graph::from(segment);
   std::vector<size_t> sizes(buffers_.size());
   for (size_t i = 0; i < buffers_.size(); ++i) {
@@ -123,7 +127,7 @@ void Region::place_in_workspace(const std::vector<size_t>& sizes) {
   std::vector<int32_t> index(buffers_.size(), -1);
   std::vector<Temporary> temporaries;
   for (size_t launch = 0; launch < plan_.launches.size(); ++launch) {
-    for (int32_t buffer : plan_.launches[launch].buffers) {
+    for (const auto& [buffer, bytes, written] : plan_.launches[launch].touched) {
       if (buffers_[buffer].home != Home::Nowhere) continue;
       if (index[buffer] < 0) {
         index[buffer] = static_cast<int32_t>(temporaries.size());
@@ -160,31 +164,46 @@ void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
     if (buffer.home == Home::Given && given[place].block) written.push_back(given[place].block);
     if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
   }
-  uint64_t seed = 0, first = 0;
-  if (random_.count > 0) std::tie(seed, first) = generator_of(device_).reserve(random_.count);
   count(Counter::Regions);
-  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), stream, given, seed, first),
-                             written);
+  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), stream, given), written);
 }
 
-RegionCapture::RegionCapture(runtime::Stream& stream)
-    : stream_(stream), first_random_(generator_of(stream.device()).get_offset()) {
+RegionCapture::RegionCapture(runtime::Stream& stream) : stream_(stream) {
+  const auto& state =
+      at::check_generator<runtime::Generator>(runtime::default_generator(stream.device()))
+          ->random_state();
+  random_.push_back({state, state->position().offset});
   recorder_of(stream_).begin_capture();
 }
 
 RegionCapture::~RegionCapture() {
-  if (!active_) return;
-  generator_of(stream_.device()).set_offset(first_random_);
-  recorder_of(stream_).end_capture();
+  if (active_) end();
+}
+
+std::unique_ptr<Segment> RegionCapture::end() {
+  active_ = false;
+  std::unique_ptr<Segment> segment = recorder_of(stream_).end_capture();
+  for (const RandomScalars& scalars : segment->random_scalars()) {
+    const auto offset = static_cast<uint64_t>(segment->scalars()[scalars.index + 1].i);
+    const auto known = std::find_if(random_.begin(), random_.end(), [&](const auto& random) {
+      return random.state == scalars.from;
+    });
+    if (known == random_.end()) {
+      random_.push_back({scalars.from, offset});
+    } else {
+      known->first = std::min(known->first, offset);
+    }
+  }
+  for (Region::Random& random : random_) {
+    random.count = random.state->position().offset - random.first;
+    random.state->set_offset(random.first);
+  }
+  return segment;
 }
 
 std::shared_ptr<const Region> RegionCapture::finish(std::span<Block* const> given) {
-  active_ = false;
-  runtime::Generator& generator = generator_of(stream_.device());
-  const Region::Random random{first_random_, generator.get_offset() - first_random_};
-  generator.set_offset(first_random_);
-  const std::unique_ptr<Segment> segment = recorder_of(stream_).end_capture();
-  return std::make_shared<const Region>(stream_.device(), *segment, given, random);
+  const std::unique_ptr<Segment> segment = end();
+  return std::make_shared<const Region>(stream_.device(), *segment, given, random_);
 }
 
 }  // namespace accel::graph

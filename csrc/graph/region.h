@@ -26,14 +26,15 @@ class Region : public std::enable_shared_from_this<Region> {
     int64_t shift = 0;
   };
 
-  // Numbers of the device's generator: the first that the capture saw, and how many a run draws.
+  // The numbers of one state that a run draws: the first that the capture saw, and how many.
   struct Random {
+    std::shared_ptr<runtime::RandomState> state;
     uint64_t first = 0, count = 0;
   };
 
   // given: the captured Blocks that each run replaces; one that no Node names may be among them.
   // Takes the Segment's host calls.
-  Region(int device, Segment& segment, std::span<Block* const> given, Random random);
+  Region(int device, Segment& segment, std::span<Block* const> given, std::vector<Random> random);
 
   // Queues one run on the stream, with random numbers of its own. given: as in the constructor.
   void run(runtime::Stream& stream, std::span<const Given> given) const;
@@ -61,9 +62,9 @@ class Region : public std::enable_shared_from_this<Region> {
   std::vector<runtime::BlockReference> kept_;
   std::vector<int64_t> offsets_;
   std::vector<Scalar> scalars_;
-  std::vector<uint32_t> random_scalars_;
+  std::vector<RandomScalars> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
-  const Random random_;
+  const std::vector<Random> random_;
   size_t workspace_ = 0;
 };
 
@@ -80,8 +81,10 @@ class RegionCapture {
   std::shared_ptr<const Region> finish(std::span<Block* const> given);
 
  private:
+  std::unique_ptr<Segment> end();
+
   runtime::Stream& stream_;
-  uint64_t first_random_;
+  std::vector<Region::Random> random_;  // first the device's own
   bool active_ = true;
 };
 

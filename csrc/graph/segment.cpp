@@ -114,8 +114,12 @@ uint64_t Segment::append(NodeSpec& node) {
   };
   for (const ViewSpec& view : node.outputs) append_view(view, true);
   for (const ViewSpec& view : node.inputs) append_view(view, false);
-  for (uint8_t index : node.random) {
-    random_scalars_.push_back(static_cast<uint32_t>(scalars_.size()) + index);
+  if (capture_ != 0) {
+    for (const RandomScalars& random : node.random) {
+      if (!random.from) continue;  // nothing is drawn: dropout of zero
+      random_scalars_.push_back(
+          {static_cast<uint32_t>(scalars_.size()) + random.index, random.from});
+    }
   }
   scalars_.insert(scalars_.end(), node.scalars.begin(), node.scalars.end());
   if (node.host_call) host_calls_.push_back(std::move(node.host_call));

@@ -15,6 +15,7 @@
 
 #include "csrc/graph/opcode.h"
 #include "csrc/runtime/block.h"
+#include "csrc/runtime/generator.h"
 #include "csrc/runtime/launch.h"
 #include "kernels/common/dtype.h"
 
@@ -36,6 +37,12 @@ struct ViewSpec {
   int64_t offset = 0;
 };
 
+// A (seed, offset) of a generator among scalars: where it begins, and what it was reserved from.
+struct RandomScalars {
+  uint32_t index;
+  std::shared_ptr<runtime::RandomState> from;
+};
+
 // One op as csrc/aten hands it in. Attributes become part of the key, scalars do not.
 struct NodeSpec {
   Opcode opcode;
@@ -43,8 +50,7 @@ struct NodeSpec {
   std::span<const ViewSpec> inputs;
   std::span<const uint64_t> attributes = {};
   std::span<const Scalar> scalars = {};
-  // Among the scalars: where a reserved (seed, offset) of the device's generator begins.
-  std::span<const uint8_t> random = {};
+  std::span<const RandomScalars> random = {};
   std::unique_ptr<HostCall> host_call = nullptr;  // Opcode::Host
 };
 
@@ -84,8 +90,8 @@ class Segment {
   const std::vector<int64_t>& offsets() const { return offsets_; }
   const std::vector<int32_t>& view_buffers() const { return view_buffers_; }
   const std::vector<Scalar>& scalars() const { return scalars_; }
-  // Among them: where a (seed, offset) begins.
-  const std::vector<uint32_t>& random_scalars() const { return random_scalars_; }
+  // Those among them that each run of a capture draws anew.
+  const std::vector<RandomScalars>& random_scalars() const { return random_scalars_; }
   const std::vector<std::unique_ptr<HostCall>>& host_calls() const { return host_calls_; }
   std::vector<std::unique_ptr<HostCall>>& host_calls() { return host_calls_; }
   // Where each Node's words begin.
@@ -100,7 +106,7 @@ class Segment {
   std::vector<int64_t> offsets_;
   std::vector<int32_t> view_buffers_;
   std::vector<Scalar> scalars_;
-  std::vector<uint32_t> random_scalars_;
+  std::vector<RandomScalars> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   std::vector<Block*> blocks_;
 

@@ -18,25 +18,39 @@ constexpr int64_t kStateBytes = 2 * sizeof(uint64_t);
 
 }  // namespace
 
-Generator::Generator(int device)
-    : c10::GeneratorImpl(c10::Device(c10::kPrivateUse1, static_cast<c10::DeviceIndex>(device)),
-                         c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)) {}
-
-std::pair<uint64_t, uint64_t> Generator::reserve(uint64_t counters) {
+RandomState::Position RandomState::reserve(uint64_t counters) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const uint64_t first = offset_;
-  offset_ += counters;
-  return {seed_, first};
+  const Position begin = position_;
+  position_.offset += counters;
+  return begin;
 }
 
-void Generator::set_current_seed(uint64_t seed) {
-  seed_ = seed;
-  offset_ = 0;
+RandomState::Position RandomState::position() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return position_;
 }
+
+void RandomState::set(Position position) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  position_ = position;
+}
+
+void RandomState::set_offset(uint64_t offset) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  position_.offset = offset;
+}
+
+Generator::Generator(int device, std::shared_ptr<RandomState> state)
+    : c10::GeneratorImpl(c10::Device(c10::kPrivateUse1, static_cast<c10::DeviceIndex>(device)),
+                         c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+      state_(state ? std::move(state) : std::make_shared<RandomState>()) {}
+
+void Generator::set_current_seed(uint64_t seed) { state_->set({seed, 0}); }
 
 uint64_t Generator::seed() {
-  set_current_seed(c10::detail::getNonDeterministicRandom());
-  return seed_;
+  const uint64_t seed = c10::detail::getNonDeterministicRandom();
+  set_current_seed(seed);
+  return seed;
 }
 
 void Generator::set_state(const c10::TensorImpl& state) {
@@ -44,28 +58,38 @@ void Generator::set_state(const c10::TensorImpl& state) {
   const int64_t bytes = state.numel();
   TORCH_CHECK(bytes == kStateBytes || bytes == kSeedBytes, "RNG state is wrong size");
   const auto* data = static_cast<const char*>(state.data());
-  uint64_t seed = 0;
-  uint64_t offset = 0;
-  std::memcpy(&seed, data, sizeof(seed));
-  if (bytes == kStateBytes) std::memcpy(&offset, data + kSeedBytes, sizeof(offset));
-  seed_ = seed;
-  offset_ = offset;
+  RandomState::Position position;
+  std::memcpy(&position.seed, data, sizeof(position.seed));
+  if (bytes == kStateBytes) {
+    std::memcpy(&position.offset, data + kSeedBytes, sizeof(position.offset));
+  }
+  state_->set(position);
 }
 
 c10::intrusive_ptr<c10::TensorImpl> Generator::get_state() const {
   auto state = at::detail::empty_cpu({kStateBytes}, c10::ScalarType::Byte, std::nullopt,
                                      std::nullopt, std::nullopt, std::nullopt);
   auto* data = static_cast<char*>(state.mutable_data_ptr());
-  std::memcpy(data, &seed_, sizeof(seed_));
-  std::memcpy(data + kSeedBytes, &offset_, sizeof(offset_));
+  const RandomState::Position position = state_->position();
+  std::memcpy(data, &position.seed, sizeof(position.seed));
+  std::memcpy(data + kSeedBytes, &position.offset, sizeof(position.offset));
   return state.getIntrusivePtr();
 }
 
 Generator* Generator::clone_impl() const {
   auto* copy = new Generator(device_.index());
-  copy->seed_ = seed_;
-  copy->offset_ = offset_;
+  copy->state_->set(state_->position());
   return copy;
+}
+
+c10::intrusive_ptr<c10::GeneratorImpl> Generator::graphsafe_get_state() const {
+  return c10::make_intrusive<Generator>(device_.index(), state_);
+}
+
+void Generator::graphsafe_set_state(const c10::intrusive_ptr<c10::GeneratorImpl>& other) {
+  const auto* generator = dynamic_cast<const Generator*>(other.get());
+  TORCH_CHECK(generator, "graphsafe_set_state: expected a generator of accel");
+  state_ = generator->state_;
 }
 
 const at::Generator& default_generator(int device) {

@@ -177,6 +177,14 @@ struct HostLaunch {
   std::vector<Reference> views;
 };
 
+// Memory that a Launch touches: distinct bytes, at most (Views that overlap themselves count once
+// an element).
+struct Touched {
+  int32_t buffer;
+  int64_t bytes;
+  bool written;
+};
+
 struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
                ConvolutionLaunch, PoolingLaunch, ResamplingLaunch, FoldingLaunch,
@@ -184,7 +192,8 @@ struct Launch {
                CopyLaunch, HostLaunch>
       kernel;
   std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
-  std::vector<int32_t> buffers;  // those it reads or writes, perhaps several times
+  std::vector<Touched> touched;  // a Buffer may be there several times
+  double flops = 0;              // of matrix products, convolutions and attention
 };
 
 // Runs a Launch with the kernels of this host, on the calling thread's team.

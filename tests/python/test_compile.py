@@ -114,6 +114,24 @@ def test_attention_with_dropout_repeats_its_numbers_in_backward():
             assert torch.equal(a, b)
 
 
+def test_recomputed_dropout_draws_the_numbers_of_its_forward():
+    from torch.utils.checkpoint import checkpoint
+
+    layer = nn.Linear(64, 64).to("accel")
+
+    def forward(x):
+        return checkpoint(lambda y: functional.dropout(layer(y), 0.5), x, use_reentrant=False)
+
+    compiled = _compiled(forward)
+    x = torch.randn(8, 64, device="accel", requires_grad=True)
+    outputs = [compiled(x) for _ in range(3)]
+    assert not torch.equal(outputs[0], outputs[1])
+    for output in reversed(outputs):  # not in the order of the forwards
+        (gradient,) = torch.autograd.grad(output.sum(), x)
+        kept = 2.0 * (output != 0)
+        torch.testing.assert_close(gradient, kept @ layer.weight)
+
+
 def test_inputs_and_buffers_are_written_in_place():
     def update(x, y):
         x.add_(y)

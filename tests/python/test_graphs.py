@@ -123,11 +123,27 @@ def test_a_value_cannot_be_asked_for_while_capturing(ask):
     assert y.sum().item() == 24
 
 
-def test_other_random_numbers_than_the_devices_are_refused():
-    generator = torch.Generator("accel")
+def test_each_generator_goes_on_with_every_replay():
+    generators = [torch.Generator("accel").manual_seed(7) for _ in range(2)]
+    captured = torch.accel.Graph()
+    with torch.accel.graph(captured):
+        drawn = torch.rand(8, device="accel", generator=generators[0])
+        other = torch.rand(8, device="accel")
+    torch.manual_seed(3)
+    got = []
+    for _ in range(3):
+        captured.replay()
+        got.append((drawn.clone(), other.clone()))
+    torch.manual_seed(3)
+    for drawn, other in got:
+        assert torch.equal(drawn, torch.rand(8, device="accel", generator=generators[1]))
+        assert torch.equal(other, torch.rand(8, device="accel"))
+
+
+def test_random_numbers_made_on_the_host_are_refused():
     refused = pytest.raises(RuntimeError, match="not permitted when stream is capturing")
     with refused, torch.accel.graph(torch.accel.Graph()):
-        torch.rand(8, device="accel", generator=generator)
+        torch.ones(8, device="accel").multinomial(2)
 
 
 def test_misuse_is_refused(tmp_path):

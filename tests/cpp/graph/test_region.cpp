@@ -44,7 +44,7 @@ Recorder& recorder() { return *static_cast<Recorder*>(captured_stream().tail());
 
 void record(Opcode opcode, const Vector& out, std::initializer_list<const Vector*> in,
             std::vector<uint64_t> attributes, std::vector<Scalar> scalars = {},
-            std::vector<uint8_t> random = {}) {
+            std::vector<RandomScalars> random = {}) {
   const ViewSpec output = out.view();
   std::vector<ViewSpec> inputs;
   for (const Vector* vector : in) inputs.push_back(vector->view());
@@ -137,16 +137,17 @@ TEST(Region, KeepsWhatAnEarlierCaptureMade) {
 
 TEST(Region, EachRunDrawsNumbersOfItsOwn) {
   auto& generator = *at::check_generator<runtime::Generator>(runtime::default_generator(0));
+  const auto& state = generator.random_state();
   auto draw = [&](const Vector& out) {
-    const auto [seed, offset] = generator.reserve(16);
+    const auto [seed, offset] = state->reserve(16);
     Scalar scalars[4];
     scalars[0].i = static_cast<int64_t>(seed);
     scalars[1].i = static_cast<int64_t>(offset);
     scalars[2].d = 0;
     scalars[3].d = 1;
-    record(Opcode::Uniform, out, {}, {kFloat}, {scalars, scalars + 4}, {0});
+    record(Opcode::Uniform, out, {}, {kFloat}, {scalars, scalars + 4}, {{0, state}});
   };
-  generator.reserve(100);
+  generator.random_state()->reserve(100);
   const uint64_t before = generator.get_offset();
   const Vector x(64), y(64);
   RegionCapture capture(captured_stream());
@@ -174,7 +175,7 @@ TEST(Region, AnAbandonedCaptureLeavesNoTrace) {
   {
     RegionCapture capture(captured_stream());
     add(x, x, x);
-    generator.reserve(5);
+    generator.random_state()->reserve(5);
   }
   captured_stream().synchronize();
   EXPECT_EQ(generator.get_offset(), before);

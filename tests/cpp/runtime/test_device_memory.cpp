@@ -292,8 +292,11 @@ TEST(Generator, ReservesCountersAndRoundTrips) {
   at::Generator generator = new_generator(0);
   auto& philox = *generator.get<Generator>();
   generator.set_current_seed(123);
-  EXPECT_EQ(philox.reserve(10), (std::pair<uint64_t, uint64_t>{123, 0}));
-  EXPECT_EQ(philox.reserve(5), (std::pair<uint64_t, uint64_t>{123, 10}));
+  for (const auto& [counters, first] : {std::pair{10u, 0u}, {5u, 10u}}) {
+    const auto [seed, offset] = philox.random_state()->reserve(counters);
+    EXPECT_EQ(seed, 123u);
+    EXPECT_EQ(offset, first);
+  }
   const auto state = philox.get_state();
   EXPECT_EQ(state->numel(), 16);
   at::Generator copy = generator.clone();
@@ -304,6 +307,13 @@ TEST(Generator, ReservesCountersAndRoundTrips) {
   EXPECT_EQ(generator.get_offset(), 15u);
   EXPECT_EQ(copy.get_offset(), 15u);
   EXPECT_EQ(copy.current_seed(), 123u);
+  // One state for two, until one of them takes another's.
+  at::Generator shared = generator.graphsafe_get_state();
+  philox.random_state()->reserve(1);
+  EXPECT_EQ(shared.get_offset(), 16u);
+  shared.graphsafe_set_state(copy);
+  EXPECT_EQ(shared.get_offset(), 15u);
+  EXPECT_EQ(generator.get_offset(), 16u);
   const auto& hooks = at::detail::getPrivateUse1Hooks();
   EXPECT_EQ(hooks.getDefaultGenerator(-1), hooks.getDefaultGenerator(0));
   EXPECT_NE(hooks.getNewGenerator(0), hooks.getDefaultGenerator(0));
