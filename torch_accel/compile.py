@@ -11,12 +11,14 @@ op by op as it would without torch.compile, and is counted in `torch.accel.repor
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_type
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
+from torch.utils._pytree import tree_leaves
 
 from torch_accel import _C
 
@@ -30,7 +32,7 @@ _MOST_FAILURES = 3
 register_graphsafe_rng_device_type("accel")
 
 # Captures of all threads take turns: there is one stream for them on a device.
-_capturing = threading.Lock()
+_capturing = threading.RLock()
 
 
 def backend(
@@ -51,10 +53,45 @@ def backend(
 
     Raises ValueError for other modes, and for unknown options or values.
     """
-    settings = _check(mode, options)
+    return _compile(graph, example_inputs, _check(mode, options), [])
+
+
+def draw(function: Callable, *args: Any, path: str | None = None, **kwargs: Any) -> str:
+    """Compiles the function, calls it with the arguments (and, where the results require
+    gradients, their backward), and tells what became one kernel: a table in text, which is
+    returned, and an SVG picture where `path` names a file.
+
+    Each row is a Launch: the ops in it, the bytes it reads and writes at most, and the floating
+    point operations of products, convolutions and attention.
+    """
+    made: list[CompiledGraph] = []
+
+    def drawn(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return _compile(graph, inputs, _OPTIONS, made)
+
+    results = torch.compile(function, backend=drawn)(*args, **kwargs)
+    leaves = [x for x in tree_leaves(results) if isinstance(x, torch.Tensor) and x.requires_grad]
+    if leaves:
+        torch.autograd.backward(leaves, [torch.ones_like(x) for x in leaves])
+    from torch_accel import drawing
+
+    graphs = [launches for compiled in made for launches in compiled.launches()]
+    if path is not None:
+        Path(path).write_text(drawing.svg(graphs))
+    return drawing.table(graphs)
+
+
+def _compile(
+    graph: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    settings: dict[str, Any],
+    made: list["CompiledGraph"],
+) -> Callable[..., Any]:
+    """What backend() says. made: takes what the graphs become."""
 
     def compile_graph(graph: torch.fx.GraphModule, _: Sequence[Any]) -> Callable[[list], Any]:
         compiled = CompiledGraph(graph, settings["captures"])
+        made.append(compiled)
 
         def call(arguments: list) -> Sequence[Any]:
             return compiled(arguments)
@@ -96,11 +133,12 @@ class CompiledGraph:
     def __init__(self, graph: torch.fx.GraphModule, captures: int):
         self._graph = graph
         self._calls = _C.CapturedCalls(captures)
-        self._device = _device_of(graph)
+        self._device, self._reason = _device_of(graph)
         self._failures = 0
 
     def __call__(self, arguments: list) -> Sequence[Any]:
-        if self._device is None:
+        # In the capture of a larger graph, this one is a part of that.
+        if self._device is None or _C.is_current_stream_capturing():
             return self._run(arguments)
         results = self._calls.run(arguments)
         if results is None:
@@ -109,8 +147,14 @@ class CompiledGraph:
             results = self._calls.run(arguments)
         return results
 
+    def launches(self) -> list[list[dict[str, Any]]]:
+        """Of each set of sizes that is captured, what its Launches are."""
+        return self._calls.launches()
+
     def _run(self, arguments: list) -> Sequence[Any]:
         """Op by op, as recorded without torch.compile."""
+        if self._reason:
+            _C.count_op("not_captured", self._reason)
         inputs = list(arguments)
         arguments.clear()
         with torch.no_grad():
@@ -125,22 +169,23 @@ class CompiledGraph:
                 self._calls.add(capture, arguments, list(results))
             except Exception as error:  # whatever an op raises: run by itself, it says so again
                 self._failures += 1
-                del error
+                self._reason = str(error).partition("\n")[0]
                 return False
             finally:
                 capture.end()
+        self._reason = ""
         return True
 
 
-def _device_of(graph: torch.fx.GraphModule) -> torch.device | None:
-    """The device of a graph all of whose tensors are on one accel device, else None."""
+def _device_of(graph: torch.fx.GraphModule) -> tuple[torch.device | None, str]:
+    """The device of a graph all of whose tensors are on one accel device; else None and why."""
     devices = set()
     for node in graph.graph.nodes:
-        value = node.meta.get("val")
-        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+        for tensor in tree_leaves(node.meta.get("val")):
             if isinstance(tensor, torch.Tensor):
                 devices.add(tensor.device)
-    if len(devices) != 1:
-        return None
-    device = devices.pop()
-    return device if device.type == "accel" else None
+    accel = [device for device in devices if device.type == "accel"]
+    if len(devices) == len(accel) == 1:
+        return accel[0], ""
+    names = ", ".join(sorted(str(device) for device in devices))
+    return None, f"tensors on {names}" if accel else ""

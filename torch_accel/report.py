@@ -39,7 +39,8 @@ def counters() -> dict[str, int]:
 
 def report() -> Report:
     """The totals of counters() and what lies behind them: waits by reason, host ops and fallbacks
-    by op, and "read": what made the host read device memory, whether or not it had to wait then.
+    by op, "read": what made the host read device memory, whether or not it had to wait then, and
+    "not_captured": why graphs of torch.compile ran op by op.
     `print(torch.accel.report())` gives a table."""
     return Report(_C.report())
 

@@ -36,7 +36,7 @@ int64_t value_of(Counter counter) {
 
 const char* name_of(Counter counter) { return kNames[static_cast<int>(counter)]; }
 
-void count_op(const char* kind, const std::string& name) {
+void count_op(const std::string& kind, const std::string& name) {
   std::lock_guard lock(tally_mutex());
   ++tallies()[kind][name];
 }

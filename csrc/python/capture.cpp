@@ -53,12 +53,14 @@ class CapturedCalls {
   // what the caller has let go of is gone when it has run.
   py::object run(py::list list) {
     Arguments arguments(list);
-    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+    for (auto where = entries_.begin(); where != entries_.end(); ++where) {
+      const std::shared_ptr<const Entry> entry = *where;
       if (!entry->arguments.others_equal(arguments) || !entry->call->accepts(arguments.tensors)) {
         continue;
       }
-      entries_.splice(entries_.begin(), entries_, entry);
+      entries_.splice(entries_.begin(), entries_, where);
       list.attr("clear")();
+      // May wait for room in the queue, and so let other threads in.
       std::vector<at::Tensor> tensors = entry->call->run(arguments.tensors);
       py::list results;
       size_t next = 0;
@@ -72,22 +74,34 @@ class CapturedCalls {
 
   // Ends the capture, whose ops took these arguments and made these results.
   void add(Capture& capture, const py::list& list, const py::list& results) {
-    Entry entry{Arguments(list), Arguments(results), nullptr};
-    entry.call = capture.finish(entry.arguments.tensors, entry.results.tensors);
-    entry.arguments.tensors.clear();
-    entry.results.tensors.clear();
+    auto entry = std::make_shared<Entry>(Entry{Arguments(list), Arguments(results), nullptr});
+    entry->call = capture.finish(entry->arguments.tensors, entry->results.tensors);
+    entry->arguments.tensors.clear();
+    entry->results.tensors.clear();
     entries_.push_front(std::move(entry));
     if (entries_.size() > most_) entries_.pop_back();
   }
 
   size_t size() const { return entries_.size(); }
 
-  // Of each captured call: the names of its Launches.
-  std::vector<std::vector<std::string>> launches() const {
-    std::vector<std::vector<std::string>> all;
-    for (const Entry& entry : entries_) {
-      auto& names = all.emplace_back();
-      for (const auto& launch : entry.call->region().plan().launches) names.push_back(launch.name);
+  // Of each captured call, what its Launches are.
+  py::list launches() const {
+    py::list all;
+    for (const auto& entry : entries_) {
+      py::list launches;
+      for (const runtime::Launch& launch : entry->call->region().plan().launches) {
+        py::list reads, writes;
+        for (const auto& [buffer, bytes, written] : launch.touched) {
+          (written ? writes : reads).append(py::make_tuple(buffer, bytes));
+        }
+        py::dict description;
+        description["name"] = launch.name;
+        description["flops"] = launch.flops;
+        description["reads"] = reads;
+        description["writes"] = writes;
+        launches.append(description);
+      }
+      all.append(launches);
     }
     return all;
   }
@@ -104,7 +118,7 @@ class CapturedCalls {
   }
 
   const size_t most_;
-  std::list<Entry> entries_;
+  std::list<std::shared_ptr<const Entry>> entries_;
 };
 
 }  // namespace

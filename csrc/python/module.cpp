@@ -243,6 +243,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("counters", counters);
   module.def("report", report);
   module.def("reset_counters", reset_counters);
+  module.def("count_op", graph::count_op);
 
   // ACCEL_FUSION while the process runs, for what compares the two.
   module.def("fusion_enabled", graph::fusion_enabled);

@@ -264,3 +264,37 @@ def test_wrong_settings_name_the_right_ones():
     with pytest.warns(UserWarning, match="nothing to tune"):
         torch._dynamo.reset()
         torch.compile(lambda x: x + 1, backend="accel", mode="max-autotune")(x)
+
+
+def test_what_is_not_captured_is_counted_with_its_reason():
+    compiled = _compiled(lambda x: x.multinomial(1))
+    x = torch.ones(4, device="accel")
+    torch.accel.reset_counters()
+    for _ in range(5):
+        compiled(x)
+    (reason, count) = next(iter(torch.accel.report()["not_captured"].items()))
+    assert "random numbers made on the host" in reason and count == 5
+
+
+def test_a_compiled_graph_is_part_of_a_larger_capture():
+    compiled = _compiled(lambda x: x.exp() * 2)
+    x = torch.zeros(4, device="accel")
+    compiled(x)
+    captured = torch.accel.Graph()
+    with torch.accel.graph(captured):
+        y = compiled(x) + 1
+    x.fill_(1)
+    captured.replay()
+    torch.testing.assert_close(y, x.exp() * 2 + 1)
+
+
+def test_a_drawing_shows_what_was_fused(tmp_path):
+    from torch_accel.compile import draw
+
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4)).to("accel")
+    path = tmp_path / "graph.svg"
+    text = draw(lambda x: model(x).sum(), torch.randn(8, 16, device="accel"), path=str(path))
+    assert text.startswith("graph 0") and "Matmul+Add+Gelu" in text
+    # 2 * 8 * 32 * 16 operations; 8x16 and 16x32 inputs, 32 of bias: 4 bytes each.
+    assert "reads 2.69 kB" in text and "8.19 kFLOP" in text
+    assert path.read_text().startswith("<svg") and "Matmul+Add+Gelu" in path.read_text()
