@@ -5,9 +5,24 @@ import functools
 
 import torch
 
+from torch_accel._imports import when_imported
+
 
 def apply() -> None:
     _patch_dlpack()
+    when_imported("torch.nn.attention.flex_attention", _patch_flex_attention)
+
+
+def _patch_flex_attention(module) -> None:
+    # flex_attention refuses devices that are not in a list of names in _validate_device. Can go
+    # when that asks the device.
+    original = module._validate_device
+
+    def validate(query, key, value) -> None:
+        if query.device.type != "accel":
+            original(query, key, value)
+
+    module._validate_device = validate
 
 
 def _patch_dlpack() -> None:

@@ -42,12 +42,12 @@ def register() -> None:
 
     torch._register_device_module("accel", accel)
     # `import torch.accel.memory` works as `import torch.cuda.memory` does.
-    for name in ("amp", "memory", "random", "streams"):
+    for name in ("amp", "graphs", "memory", "random", "streams"):
         sys.modules[f"torch.accel.{name}"] = getattr(accel, name)
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     _patches.apply()
     if "sync" in os.environ.get("ACCEL_LOG", "").split(","):
         # Lets the log name the forward line of an op that waits in backward.
         torch.autograd.set_detect_anomaly(True, check_nan=False)
-    dynamo.register_when_imported()
+    dynamo.register()
     _registered = True

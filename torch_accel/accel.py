@@ -4,7 +4,7 @@ numbers to repeat."""
 
 from torch import OutOfMemoryError
 
-from torch_accel import _utils, amp, memory, random, streams
+from torch_accel import _utils, amp, graphs, memory, random, streams
 from torch_accel.device import (
     _is_in_bad_fork,
     _lazy_init,
@@ -100,6 +100,7 @@ __all__ = [
     "get_rng_state_all",
     "graph",
     "graph_pool_handle",
+    "graphs",
     "init",
     "initial_seed",
     "is_available",

@@ -1,39 +1,13 @@
 """Tells TorchDynamo about the device. Importing torch._dynamo costs seconds, so the interface is
 registered when somebody else imports it."""
 
-import importlib.abc
-import importlib.util
-import sys
-
 import torch
 
-_MODULE = "torch._dynamo.device_interface"
+from torch_accel._imports import when_imported
 
 
-def register_when_imported() -> None:
-    """Registers now if Dynamo is loaded, else as soon as it is."""
-    if _MODULE in sys.modules:
-        _register(sys.modules[_MODULE])
-    else:
-        sys.meta_path.insert(0, _AfterImport())
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the next finders import Dynamo's device_interface, registers in it, and is gone."""
-
-    def find_spec(self, name, path, target=None):
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module) -> None:
-            execute(module)
-            _register(module)
-
-        spec.loader.exec_module = execute_and_register
-        return spec
+def register() -> None:
+    when_imported("torch._dynamo.device_interface", _register)
 
 
 def _register(device_interface) -> None:

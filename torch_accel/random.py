@@ -12,6 +12,7 @@ default_generators: tuple[torch.Generator, ...] = tuple(
 
 
 def _get_generator(device: Device) -> torch.Generator:
+    """The device's own generator, which torch.compile asks for."""
     index = _get_device_index(device, optional=True)
     if not 0 <= index < len(default_generators):
         raise RuntimeError(f"Invalid accel device {index}: there are {len(default_generators)}")

@@ -298,3 +298,123 @@ def test_a_drawing_shows_what_was_fused(tmp_path):
     # 2 * 8 * 32 * 16 operations; 8x16 and 16x32 inputs, 32 of bias: 4 bytes each.
     assert "reads 2.69 kB" in text and "8.19 kFLOP" in text
     assert path.read_text().startswith("<svg") and "Matmul+Add+Gelu" in path.read_text()
+
+
+# ---- what else can be compiled ----
+
+
+def _assert_like_eager(function: Callable, *arguments: torch.Tensor, **settings) -> None:
+    compiled = _compiled(function, **settings)
+    for _ in range(3):
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+        lambda p: torch.optim.AdamW(p, lr=1e-2, capturable=True),
+        lambda p: torch.optim.Adam(p, lr=torch.tensor(1e-2, device="accel"), capturable=True),
+        lambda p: torch.optim.AdamW(p, lr=1e-2),  # counts its steps on the CPU
+    ],
+    ids=["sgd", "adamw capturable", "adam tensor lr", "adamw"],
+)
+def test_an_optimizers_step(make):
+    model = _network()
+    twin = copy.deepcopy(model)
+    optimizer, other = make(model.parameters()), make(twin.parameters())
+    compiled = torch.compile(optimizer.step, backend="accel")
+    for rows in range(2, 7):
+        _step(model, model, rows)
+        _step(twin, twin, rows)
+        compiled()
+        other.step()
+    for parameter, its_twin in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, its_twin, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_autograd():
+    model = _network().eval()
+    x = torch.randn(8, 16, device="accel")
+
+    def gradients(train):
+        model.zero_grad()
+        train(x)
+        return [p.grad.clone() for p in model.parameters()]
+
+    def train(x):
+        model(x).square().mean().backward()
+
+    expected = gradients(train)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        compiled = torch.compile(train, backend="accel")
+        for _ in range(3):
+            torch.testing.assert_close(gradients(compiled), expected)
+
+
+def test_function_transforms():
+    x = torch.randn(4, 5, device="accel")
+    _assert_like_eager(lambda x: torch.func.vmap(torch.func.grad(lambda y: y.sin().sum()))(x), x)
+    _assert_like_eager(lambda x, t: torch.func.jvp(torch.tanh, (x,), (t,)), x, x + 1)
+
+
+def test_control_flow_with_values_on_the_device():
+    x = torch.randn(5, 3, device="accel")
+
+    def branch(x, which):
+        return torch.cond(which, lambda x: x.sin(), lambda x: x.cos(), (x,))
+
+    for which in (True, False):
+        torch._dynamo.reset()
+        _assert_like_eager(branch, x, torch.tensor(which, device="accel"))
+
+    def repeat(i, x):
+        return torch.while_loop(lambda i, x: i < 5, lambda i, x: (i + 1, x * 2), (i, x))
+
+    _assert_like_eager(repeat, torch.tensor(2, device="accel"), x)
+
+
+def test_a_custom_op():
+    @torch.library.custom_op("accel_test::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    twice.register_fake(torch.empty_like)
+    _assert_like_eager(lambda x: twice(x.exp()) + 1, torch.randn(4, device="accel"))
+
+
+def test_attention_of_any_length():
+    def attention(q):
+        return functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    compiled = _compiled(attention, dynamic=True)
+    for length in (5, 9, 16, 33):
+        q = torch.randn(2, 2, length, 8, device="accel", requires_grad=True)
+        got, expected = (
+            torch.autograd.grad(function(q).square().sum(), q)[0]
+            for function in (compiled, attention)
+        )
+        assert torch.equal(got, expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_flex_attention():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def near(score, batch, head, i, j):
+        return score - 0.1 * (i - j).abs()
+
+    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, 64, 64, device="accel")
+    q, k, v = (torch.randn(1, 2, 64, 16, device="accel", requires_grad=True) for _ in range(3))
+    places = torch.arange(64, device="accel")
+    bias = -0.1 * (places[:, None] - places).abs()
+    bias = bias.masked_fill(places[:, None] < places, -torch.inf)
+    expected = functional.scaled_dot_product_attention(q, k, v, bias)
+    got = _compiled(flex_attention)(q, k, v, score_mod=near, block_mask=mask)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(got.square().sum(), (q, k, v)),
+        torch.autograd.grad(expected.square().sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
