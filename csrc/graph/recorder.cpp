@@ -235,6 +235,7 @@ Recorder& current_recorder(int device) {
 void record(int device, NodeSpec& node) { current_recorder(device).record(node); }
 
 void refuse_capture(int device, const char* reason) {
+  if (device < 0) device = runtime::current_device();
   TORCH_CHECK(!current_recorder(device).is_capturing(),
               "operation not permitted when stream is capturing: ", reason);
 }
