@@ -374,8 +374,21 @@ void record_norm(const Tensor& out, const Tensor& self, const at::Scalar& order,
   }
 }
 
+// The norm of complex numbers is that of their magnitudes: of the device's own, with which the
+// gradient of the infinite norm compares it.
+bool norm_is_of_magnitudes(const Tensor& self, OptionalDtype dtype = std::nullopt) {
+  return is_complex_plain(self) && (!dtype || at::isComplexType(*dtype));
+}
+
+OptionalDtype real_dtype(OptionalDtype dtype) {
+  return dtype ? OptionalDtype(c10::toRealValueType(*dtype)) : std::nullopt;
+}
+
 Tensor vector_norm(const Tensor& self, const at::Scalar& order, OptionalIntArrayRef dims,
                    bool keepdim, OptionalDtype dtype) {
+  if (norm_is_of_magnitudes(self, dtype)) {
+    return vector_norm(self.abs(), order, dims, keepdim, real_dtype(dtype));
+  }
   if (!recordable(self, dtype) || !has_norm(self, order)) {
     return to_host<Tensor>("aten::linalg_vector_norm", "", self, order, dims, keepdim, dtype);
   }
@@ -387,6 +400,9 @@ Tensor vector_norm(const Tensor& self, const at::Scalar& order, OptionalIntArray
 
 Tensor& vector_norm_out(const Tensor& self, const at::Scalar& order, OptionalIntArrayRef dims,
                         bool keepdim, OptionalDtype dtype, Tensor& out) {
+  if (norm_is_of_magnitudes(self, dtype) && !out.is_complex()) {
+    return vector_norm_out(self.abs(), order, dims, keepdim, real_dtype(dtype), out);
+  }
   if (!recordable(self, dtype) || !recordable(out) || !has_norm(self, order)) {
     to_host<Tensor>("aten::linalg_vector_norm", "out", self, order, dims, keepdim, dtype, out);
     return out;
@@ -399,6 +415,7 @@ Tensor& vector_norm_out(const Tensor& self, const at::Scalar& order, OptionalInt
 
 // The older norm operators, by which C++ code of PyTorch still calls.
 Tensor norm_dims(const Tensor& self, const OptionalScalar& order, IntArrayRef dims, bool keepdim) {
+  if (norm_is_of_magnitudes(self)) return norm_dims(self.abs(), order, dims, keepdim);
   const at::Scalar chosen = order.value_or(2.0);
   if (!recordable(self) || !has_norm(self, chosen)) {
     return to_host<Tensor>("aten::norm", "ScalarOpt_dim", self, order, dims, keepdim);

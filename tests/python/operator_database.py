@@ -91,6 +91,8 @@ def has(variant: Variant, kind: str) -> bool:
         return kind == "forward"
     if (kind, op.name, dtype) == ("backward", "_foreach_norm", torch.float16):
         return False  # a gradient that overflows: infinite where a 0-dimensional factor is wider
+    if (kind, op.name, dtype) == ("backward", "renorm", torch.complex64):
+        return False  # NaN on the CPU, whose infinite norm is no element's magnitude
     if kind == "in_place":
         return op.get_inplace() is not None
     if kind == "out":
@@ -330,13 +332,15 @@ def _use(variant: Variant, kind: str, sample: SampleInput, device: str) -> objec
     if kind in ("backward", "double_backward"):
         return _gradients(op(x, *args, **kwargs), call, sample, kind == "double_backward")
     if kind == "compiled":
-        torch._dynamo.reset()
         backend = "accel" if device == DEVICE else "aot_eager"
         compiled = torch.compile(
             lambda x, args, kwargs: op(x, *args, **kwargs), backend=backend, fullgraph=True
         )
-        result = compiled(x, args, kwargs)
-        return result, _gradients(result, call, sample, twice=False)
+        try:
+            result = compiled(x, args, kwargs)
+            return result, _gradients(result, call, sample, twice=False)
+        finally:
+            torch._dynamo.reset()  # what it keeps, a test would be blamed for
     if kind == "in_place":
         if not isinstance(x, torch.Tensor):
             x = [t.detach().clone() for t in x]
