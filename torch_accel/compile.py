@@ -20,7 +20,7 @@ from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_t
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 from torch.utils._pytree import tree_leaves
 
-from torch_accel import _C
+from torch_accel import _C, drawing
 
 _PARTITIONERS = {"default": default_partition, "min_cut": min_cut_rematerialization_partition}
 _OPTIONS: dict[str, Any] = {"partitioner": "min_cut", "captures": 64}
@@ -73,8 +73,6 @@ def draw(function: Callable, *args: Any, path: str | None = None, **kwargs: Any)
     leaves = [x for x in tree_leaves(results) if isinstance(x, torch.Tensor) and x.requires_grad]
     if leaves:
         torch.autograd.backward(leaves, [torch.ones_like(x) for x in leaves])
-    from torch_accel import drawing
-
     graphs = [launches for compiled in made for launches in compiled.launches()]
     if path is not None:
         Path(path).write_text(drawing.svg(graphs))

@@ -170,7 +170,7 @@ class _Replayed:
         self._forward_graph, self._backward_graph = Graph(), Graph()
         with graph(self._forward_graph, pool):
             outputs, self._output_structure = tree_flatten(function(*arguments))
-        self._differentiable = [x.requires_grad for x in outputs]
+        self.fixed_outputs = [not x.requires_grad for x in outputs]  # cannot be differentiated
         self._output_gradients = [torch.zeros_like(x) for x in outputs]
         with graph(self._backward_graph, pool):
             self._input_gradients = self._gradients(outputs, self._output_gradients)
@@ -222,11 +222,6 @@ class _Replayed:
         # The very tensors: a parameter without a gradient takes over what nobody else holds, and
         # the next replay would change it.
         return tuple(self._input_gradients)
-
-    @property
-    def fixed_outputs(self) -> list[bool]:
-        """Of each output, whether it cannot be differentiated."""
-        return [not differentiable for differentiable in self._differentiable]
 
 
 def _replay_function(replayed: _Replayed) -> type[torch.autograd.Function]:

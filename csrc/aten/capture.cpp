@@ -11,23 +11,6 @@
 
 namespace accel::aten {
 
-namespace {
-
-// Bytes from the Block's address to the Tensor's first element.
-int64_t position_in(const runtime::Block& block, const Tensor& tensor) {
-  const auto* base =
-      static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
-  return tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize()) +
-         (base ? base - block.address : 0);
-}
-
-template <typename Dims>
-bool equal(const Dims& a, IntArrayRef b) {
-  return IntArrayRef(a) == b;
-}
-
-}  // namespace
-
 CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::ArrayRef<Tensor> inputs,
                            c10::ArrayRef<Tensor> outputs)
     : device_(device) {
@@ -49,7 +32,7 @@ CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::Array
                 "a captured call takes strided tensors of one accel device");
     runtime::Block* block = block_of(tensor);
     const size_t slot = slot_of(block);
-    inputs_.push_back({layout_of(tensor), slot, position_in(*block, tensor)});
+    inputs_.push_back({layout_of(tensor), slot, offset_in(*block, tensor)});
   }
   input_blocks_ = given.size();
   for (const Tensor& tensor : outputs) {
@@ -90,12 +73,12 @@ bool CapturedCall::accepts(c10::ArrayRef<Tensor> inputs) const {
     const Tensor& tensor = inputs[i];
     const Input& input = inputs_[i];
     if (tensor.scalar_type() != input.layout.dtype || !is_plain(tensor) ||
-        tensor.device().index() != device_ || !equal(input.layout.sizes, tensor.sizes()) ||
-        !equal(input.layout.strides, tensor.strides())) {
+        tensor.device().index() != device_ || tensor.sizes() != input.layout.sizes ||
+        tensor.strides() != input.layout.strides) {
       return false;
     }
     runtime::Block* block = block_of(tensor);
-    const int64_t shift = position_in(*block, tensor) - input.position;
+    const int64_t shift = offset_in(*block, tensor) - input.position;
     if (input.given < seen) {
       if (blocks[input.given] != block || shifts[input.given] != shift) return false;
     } else {
@@ -115,7 +98,7 @@ std::vector<Tensor> CapturedCall::run(c10::ArrayRef<Tensor> inputs) const {
   std::vector<graph::Region::Given> given(input_blocks_);
   for (size_t i = 0; i < inputs.size(); ++i) {
     runtime::Block* block = block_of(inputs[i]);
-    given[inputs_[i].given] = {block, position_in(*block, inputs[i]) - inputs_[i].position};
+    given[inputs_[i].given] = {block, offset_in(*block, inputs[i]) - inputs_[i].position};
   }
   c10::SmallVector<c10::Storage, 16> storages;
   for (size_t bytes : storages_) {

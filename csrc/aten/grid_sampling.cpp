@@ -67,7 +67,7 @@ struct GridSampler {
     const bool is_known =
         interpolation >= 0 && interpolation < (kDims == 2 ? 3 : 2) && padding >= 0 && padding < 3;
     return is_known && input.dim() == dims + 2 && grid.dim() == dims + 2 &&
-           has_places({&input}, kDims) && is_plain(grid) && grid.numel() > 0 &&
+           engines_take({&input}, kDims) && is_plain(grid) && grid.numel() > 0 &&
            grid.scalar_type() == input.scalar_type() && grid.size(-1) == dims &&
            grid.size(0) == input.size(0);
   }

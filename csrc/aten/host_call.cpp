@@ -335,11 +335,7 @@ void HostOpCall::record(std::unique_ptr<HostOpCall> call) {
     view.dims = static_cast<int>(tensor.sizes.size());
     view.sizes = tensor.sizes.data();
     view.strides = tensor.strides.data();
-    // Memory that came through DLPack may begin inside its Block.
-    const auto* base =
-        static_cast<const char*>(original.unsafeGetTensorImpl()->unsafe_storage().data());
-    view.offset = tensor.offset * static_cast<int64_t>(original.itemsize()) +
-                  (base ? base - view.block->address : 0);
+    view.offset = offset_in(*view.block, original);
     if (tensor.written) {
       output_of[i] = static_cast<int32_t>(outputs.size());
       outputs.push_back(view);

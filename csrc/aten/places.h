@@ -10,7 +10,7 @@
 namespace accel::aten {
 
 // Whether the engines take them: one dtype, floating; one or two dimensions before the places.
-inline bool has_places(std::initializer_list<const Tensor*> tensors, size_t dims) {
+inline bool engines_take(std::initializer_list<const Tensor*> tensors, size_t dims) {
   const ScalarType dtype = (*tensors.begin())->scalar_type();
   for (const Tensor* tensor : tensors) {
     const auto leading = static_cast<size_t>(tensor->dim()) - dims;

@@ -54,7 +54,7 @@ void record(PoolingKind kind, size_t dims, const std::optional<Windows>& windows
 
 TensorPair max_pool2d(const Tensor& self, IntArrayRef kernel, IntArrayRef stride,
                       IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
-  if (!has_places({&self}, 2)) {
+  if (!engines_take({&self}, 2)) {
     return to_host<TensorPair>("aten::max_pool2d_with_indices", "", self, kernel, stride, padding,
                                dilation, ceil_mode);
   }
@@ -67,7 +67,7 @@ TensorPair max_pool2d(const Tensor& self, IntArrayRef kernel, IntArrayRef stride
 Tensor max_pool2d_backward(const Tensor& grad, const Tensor& self, IntArrayRef kernel,
                            IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
                            bool ceil_mode, const Tensor& indices) {
-  if (!has_places({&grad, &self}, 2)) {
+  if (!engines_take({&grad, &self}, 2)) {
     return to_host<Tensor>("aten::max_pool2d_with_indices_backward", "", grad, self, kernel, stride,
                            padding, dilation, ceil_mode, indices);
   }
@@ -120,7 +120,7 @@ Tensor empty_places(const Tensor& like, IntArrayRef sizes, ScalarType dtype) {
 TensorPair max_pool3d(const Tensor& self, IntArrayRef kernel, IntArrayRef stride,
                       IntArrayRef padding, IntArrayRef dilation, bool ceil_mode) {
   const Windows windows{kernel, stride, padding, dilation};
-  if (!has_places({&self}, 3) || !is_volume_window(windows)) {
+  if (!engines_take({&self}, 3) || !is_volume_window(windows)) {
     return to_host<TensorPair>("aten::max_pool3d_with_indices", "", self, kernel, stride, padding,
                                dilation, ceil_mode);
   }
@@ -135,7 +135,7 @@ Tensor max_pool3d_backward(const Tensor& grad, const Tensor& self, IntArrayRef k
                            IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
                            bool ceil_mode, const Tensor& indices) {
   const Windows windows{kernel, stride, padding, dilation};
-  const bool fits = has_places({&grad, &self}, 3) && is_volume_window(windows) &&
+  const bool fits = engines_take({&grad, &self}, 3) && is_volume_window(windows) &&
                     is_plain(indices) && indices.scalar_type() == ScalarType::Long &&
                     grad.sizes() == indices.sizes() &&
                     grad.sizes() == IntArrayRef(check_max_pool3d(self, windows, ceil_mode));
@@ -159,14 +159,14 @@ template <size_t kDims, typename Meta, typename MetaBackward, const char* kName,
           const char* kNameBackward>
 struct AdaptiveMax {
   static TensorPair forward(const Tensor& self, IntArrayRef sizes) {
-    if (!has_places({&self}, kDims)) return to_host<TensorPair>(kName, "", self, sizes);
+    if (!engines_take({&self}, kDims)) return to_host<TensorPair>(kName, "", self, sizes);
     Inferred<Meta, 2> op;
     op.meta(self, sizes);
     record(PoolingKind::Max, kDims, std::nullopt, op[0], self, op[1]);
     return {op[0], op[1]};
   }
   static Tensor backward(const Tensor& grad, const Tensor& self, const Tensor& indices) {
-    if (!has_places({&grad, &self}, kDims) || grad.sizes() != indices.sizes()) {
+    if (!engines_take({&grad, &self}, kDims) || grad.sizes() != indices.sizes()) {
       return to_host<Tensor>(kNameBackward, "", grad, self, indices);
     }
     Inferred<MetaBackward> op;
@@ -187,7 +187,7 @@ using AdaptiveMax3d = AdaptiveMax<3, at::meta::structured_adaptive_max_pool3d,
 
 // What the engine takes; the host says what is wrong with the rest.
 bool can_unpool(const Tensor& self, const Tensor& indices, IntArrayRef sizes, size_t dims) {
-  return has_places({&self}, dims) && is_plain(indices) &&
+  return engines_take({&self}, dims) && is_plain(indices) &&
          indices.scalar_type() == ScalarType::Long && indices.sizes() == self.sizes() &&
          sizes.size() == dims &&
          std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size > 0; });

@@ -65,6 +65,13 @@ runtime::Block* block_of(const Tensor& tensor) {
   return nothing_of(tensor.device().index());
 }
 
+int64_t offset_in(const runtime::Block& block, const Tensor& tensor) {
+  const auto* base =
+      static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
+  return tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize()) +
+         (base ? base - block.address : 0);
+}
+
 Scalar scalar_of(const at::Scalar& value, ScalarType compute) {
   Scalar scalar;
   if (at::isFloatingType(compute)) {
@@ -101,14 +108,8 @@ Recording& Recording::add(const Tensor& tensor, Entries& entries) {
   entry.view.dims = static_cast<int>(sizes.size());
   entry.view.sizes = sizes.data();
   entry.view.strides = tensor.strides().data();
-  entry.view.offset = tensor.storage_offset() * static_cast<int64_t>(tensor.itemsize());
+  entry.view.offset = offset_in(*entry.view.block, tensor);
   if (device_ < 0) device_ = tensor.device().index();
-  // Memory found by address may begin inside its Block.
-  if (entry.view.block) {
-    const auto* base =
-        static_cast<const char*>(tensor.unsafeGetTensorImpl()->unsafe_storage().data());
-    entry.view.offset += base - entry.view.block->address;
-  }
   entries.push_back(std::move(entry));
   return *this;
 }

@@ -51,6 +51,9 @@ bool is_plain(const Tensor& tensor);
 
 // The Block behind a Tensor's storage; raises for memory that is not the device's.
 runtime::Block* block_of(const Tensor& tensor);
+// Bytes from that Block's address to the Tensor's first element. Memory found by address (DLPack's)
+// may begin inside its Block.
+int64_t offset_in(const runtime::Block& block, const Tensor& tensor);
 
 // A number as a vector program takes it in a compute dtype: floating in d, integer and bool in i.
 Scalar scalar_of(const at::Scalar& value, ScalarType compute);

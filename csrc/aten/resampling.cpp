@@ -93,7 +93,7 @@ struct Interpolation {
   static constexpr size_t kDims = (size_t{std::is_same_v<Arguments, OptionalDouble>} + ...);
 
   static Tensor forward(const Tensor& self, IntArrayRef sizes, Arguments... arguments) {
-    if (!has_places({&self}, kDims)) {
+    if (!engines_take({&self}, kDims)) {
       return to_host<Tensor>(kName, "", self, sizes, arguments...);
     }
     Inferred<Meta> op;
@@ -106,7 +106,7 @@ struct Interpolation {
 
   static Tensor backward(const Tensor& grad, IntArrayRef sizes, IntArrayRef input_sizes,
                          Arguments... arguments) {
-    if (!has_places({&grad}, kDims) || c10::multiply_integers(input_sizes) == 0) {
+    if (!engines_take({&grad}, kDims) || c10::multiply_integers(input_sizes) == 0) {
       return to_host<Tensor>(kNameBackward, "", grad, sizes, input_sizes, arguments...);
     }
     Inferred<MetaBackward> op;
@@ -159,7 +159,7 @@ struct Average {
   static Tensor forward(const Tensor& self, IntArrayRef kernel, IntArrayRef stride,
                         IntArrayRef padding, bool ceil_mode, bool count_padding,
                         std::optional<int64_t> divisor) {
-    if (!has_places({&self}, kDims)) {
+    if (!engines_take({&self}, kDims)) {
       return to_host<Tensor>(kName, "", self, kernel, stride, padding, ceil_mode, count_padding,
                              divisor);
     }
@@ -173,7 +173,7 @@ struct Average {
   static Tensor backward(const Tensor& grad, const Tensor& self, IntArrayRef kernel,
                          IntArrayRef stride, IntArrayRef padding, bool ceil_mode,
                          bool count_padding, std::optional<int64_t> divisor) {
-    if (!has_places({&grad, &self}, kDims)) {
+    if (!engines_take({&grad, &self}, kDims)) {
       return to_host<Tensor>(kNameBackward, "", grad, self, kernel, stride, padding, ceil_mode,
                              count_padding, divisor);
     }
@@ -204,7 +204,7 @@ constexpr char kAdaptiveBackward3d[] = "aten::_adaptive_avg_pool3d_backward";
 template <size_t kDims, const char* kName, const char* kNameBackward>
 struct AdaptiveAverage {
   static Tensor forward(const Tensor& self, IntArrayRef sizes) {
-    const bool fits = has_places({&self}, kDims) && sizes.size() == kDims &&
+    const bool fits = engines_take({&self}, kDims) && sizes.size() == kDims &&
                       std::all_of(sizes.begin(), sizes.end(), [](int64_t n) { return n > 0; });
     if (!fits) return to_host<Tensor>(kName, "", self, sizes);
     at::DimVector shape(self.sizes());
@@ -215,7 +215,7 @@ struct AdaptiveAverage {
   }
 
   static Tensor backward(const Tensor& grad, const Tensor& self) {
-    if (!has_places({&grad, &self}, kDims) || grad.dim() != self.dim()) {
+    if (!engines_take({&grad, &self}, kDims) || grad.dim() != self.dim()) {
       return to_host<Tensor>(kNameBackward, "", grad, self);
     }
     Tensor out = empty_result_of(self, self.sizes());

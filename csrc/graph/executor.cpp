@@ -46,11 +46,9 @@ class SegmentCommand final : public runtime::Command {
     for (size_t i = 0; i < segment_->buffers(); ++i) {
       addresses.push_back(static_cast<char*>(runtime::host_pointer(segment_->block(i)->address)));
     }
-    std::vector<HostCall*> host_calls;
-    for (const auto& call : segment_->host_calls()) host_calls.push_back(call.get());
     run_plan(stream_, *plan(),
              {addresses.data(), segment_->offsets().data(), segment_->scalars().data(),
-              host_calls.data(), nullptr});
+              segment_->host_calls().data(), nullptr});
   }
 
   size_t bytes() const override { return segment_->bytes(); }

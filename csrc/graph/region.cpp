@@ -27,10 +27,9 @@ class Region::Run final : public runtime::Command {
       : region_(std::move(region)), stream_(stream), scalars_(region_->scalars_) {
     for (const Given& entry : given) blocks_.emplace_back(entry.block);
     if (region_->workspace_ > 0) {
-      workspace_ = runtime::allocate_block(region_->workspace_, region_->device_);
-      // Nothing that the user has allocated.
-      workspace_->retain();
-      runtime::delete_block(workspace_);
+      Block* block = runtime::allocate_block(region_->workspace_, region_->device_);
+      workspace_ = runtime::BlockReference(block);
+      runtime::delete_block(block);  // nothing that the user has allocated
     }
     for (const Buffer& buffer : region_->buffers_) {
       const auto place = static_cast<size_t>(buffer.place);
@@ -46,16 +45,11 @@ class Region::Run final : public runtime::Command {
     }
     draw();
   }
-  ~Run() override {
-    if (workspace_) workspace_->drop();
-  }
 
   void run() override {
-    std::vector<HostCall*> host_calls;
-    for (const auto& call : region_->host_calls_) host_calls.push_back(call.get());
-    run_plan(
-        stream_, region_->plan_,
-        {addresses_.data(), region_->offsets_.data(), scalars_.data(), host_calls.data(), nullptr});
+    run_plan(stream_, region_->plan_,
+             {addresses_.data(), region_->offsets_.data(), scalars_.data(),
+              region_->host_calls_.data(), nullptr});
   }
 
   size_t bytes() const override { return region_->workspace_; }
@@ -76,7 +70,7 @@ class Region::Run final : public runtime::Command {
   const std::shared_ptr<const Region> region_;
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
-  Block* workspace_ = nullptr;
+  runtime::BlockReference workspace_;
   std::vector<char*> addresses_;
   std::vector<Scalar> scalars_;
 };
@@ -127,7 +121,8 @@ void Region::place_in_workspace(const std::vector<size_t>& sizes) {
   std::vector<int32_t> index(buffers_.size(), -1);
   std::vector<Temporary> temporaries;
   for (size_t launch = 0; launch < plan_.launches.size(); ++launch) {
-    for (const auto& [buffer, bytes, written] : plan_.launches[launch].touched) {
+    for (const runtime::Touched& touched : plan_.launches[launch].touched) {
+      const int32_t buffer = touched.buffer;
       if (buffers_[buffer].home != Home::Nowhere) continue;
       if (index[buffer] < 0) {
         index[buffer] = static_cast<int32_t>(temporaries.size());

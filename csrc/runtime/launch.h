@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -47,7 +48,7 @@ struct Arguments {
   char* const* addresses = nullptr;  // per Buffer: where kernels find it
   const int64_t* offsets = nullptr;  // per View: bytes from the Buffer's start
   const kernels::vector::Scalar* scalars = nullptr;
-  HostCall* const* host_calls = nullptr;
+  const std::unique_ptr<HostCall>* host_calls = nullptr;
   kernels::Fault* fault = nullptr;
 
   char* address(Reference reference) const {
