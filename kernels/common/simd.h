@@ -246,6 +246,29 @@ ACCEL_INLINE bool any(V mask) {
 #endif
 }
 
+// Transposes kN rows of kN elements: row i and row i + kN / 2, element by element in turn, become
+// rows 2i and 2i + 1, log2(kN) times.
+template <int kN, class Row>
+ACCEL_INLINE void transpose_rows(Row* rows) {
+  decltype(*rows == *rows) low, high;  // integers of the elements' size: indices into two rows
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kN; ++lane) {
+    low[lane] = lane / 2 + (lane & 1) * kN;
+    high[lane] = kN / 2 + lane / 2 + (lane & 1) * kN;
+  }
+#pragma GCC unroll 4
+  for (int done = 1; done < kN; done *= 2) {
+    Row next[kN];
+#pragma GCC unroll 16
+    for (int i = 0; i < kN / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + kN / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kN / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kN; ++i) rows[i] = next[i];
+  }
+}
+
 // The sum and the maximum of all elements, by halves: x[i] with x[i + lanes / 2], and so on down.
 ACCEL_INLINE float sum_of(VectorF32 x) {
   float lane[kLanes32];

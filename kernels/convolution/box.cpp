@@ -14,7 +14,7 @@ constexpr int64_t kRowStep = 4;
 Image image_of(const ConvolutionTensor& tensor, DType dtype, const int64_t (&size)[3],
                int64_t batch, int64_t channel, int64_t channels) {
   Image image;
-  image.data = static_cast<const char*>(tensor.data) +
+  image.data = static_cast<char*>(tensor.data) +
                (batch * tensor.batch_stride + channel * tensor.channel_stride) * size_of(dtype);
   image.dtype = dtype;
   image.channels = channels;
@@ -62,11 +62,10 @@ void load_box(const Image& image, const Box& box, int64_t padded, DType packed, 
       const int64_t rows = whole ? box.count[1] : 1;
       std::memset(row, 0, x.begin * pixel_bytes);
       Pixels pixels;
-      pixels.data = const_cast<char*>(image.data) +
-                    ((box.start[0] + i * box.step[0]) * image.strides[0] +
-                     (box.start[1] + j * box.step[1]) * image.strides[1] +
-                     (box.start[2] + x.begin * box.step[2]) * image.strides[2]) *
-                        size;
+      pixels.data = image.data + ((box.start[0] + i * box.step[0]) * image.strides[0] +
+                                  (box.start[1] + j * box.step[1]) * image.strides[1] +
+                                  (box.start[2] + x.begin * box.step[2]) * image.strides[2]) *
+                                     size;
       pixels.dtype = image.dtype;
       pixels.channel_stride = image.channel_stride;
       pixels.pixel_stride = image.strides[2] * box.step[2];
@@ -132,6 +131,27 @@ bool clip_tile(const Tiling& tiling, int64_t tile, const int64_t (&limit)[3], in
     any &= count[dim] > 0;
   }
   return any;
+}
+
+void store_box(const float* sums, int64_t pitch, const float* bias, const Geometry& geometry,
+               const Phase& phase, const int64_t (&first)[3], const int64_t (&count)[3],
+               const Image& target) {
+  int64_t at = 0;
+  for (int dim = 0; dim < 3; ++dim) {
+    at += (phase.origin[dim] + first[dim] * geometry.target_step[dim]) * target.strides[dim];
+  }
+  Pixels pixels;
+  pixels.dtype = target.dtype;
+  pixels.channel_stride = target.channel_stride;
+  pixels.pixel_stride = target.strides[2] * geometry.target_step[2];
+  const int64_t row_stride = target.strides[1] * geometry.target_step[1];
+  // Rows that follow each other as their pixels do are one.
+  const bool whole = row_stride == count[2] * pixels.pixel_stride;
+  const int64_t rows = whole ? 1 : count[1], row = whole ? count[1] * count[2] : count[2];
+  for (int64_t y = 0; y < rows; ++y) {
+    pixels.data = target.data + (at + y * row_stride) * size_of(target.dtype);
+    store_pixels(sums + y * row * pitch, pitch, row, target.channels, bias, pixels);
+  }
 }
 
 }  // namespace accel::kernels

@@ -17,7 +17,7 @@ struct Box {
 
 // A tensor's image: some channels of one element of the batch.
 struct Image {
-  const char* data = nullptr;
+  char* data = nullptr;
   DType dtype = DType::Float32;
   int64_t channels = 0, channel_stride = 0;
   int64_t size[3], strides[3];
@@ -31,6 +31,12 @@ void load_box(const Image& image, const Box& box, int64_t padded, DType packed, 
 
 // What a tile of a Geometry's pixels reads: `first` and `count` in pixels of a phase.
 Box box_of(const Geometry& geometry, const int64_t (&first)[3], const int64_t (&count)[3]);
+
+// Rounds sums[pixel * pitch + channel] + bias[channel], pixels in row-major order, to the pixels of
+// a phase that are `first` and `count`: rows of one plane of the target. bias may be null.
+void store_box(const float* sums, int64_t pitch, const float* bias, const Geometry& geometry,
+               const Phase& phase, const int64_t (&first)[3], const int64_t (&count)[3],
+               const Image& target);
 
 // How far apart pixels of a box lie: pixels 4096 bytes apart would share a set of the first level
 // cache.

@@ -155,23 +155,10 @@ class Depthwise {
       row.c = sums + y * count[2] * pitch_;
       depthwise_row(row);
     }
-    const ConvolutionTensor& to = backward_ ? args_.input : args_.output;
-    int64_t at = batch * to.batch_stride + block * kChannels * to.channel_stride;
-    for (int dim = 0; dim < 3; ++dim) {
-      at += (phase.origin[dim] + first[dim] * geometry_.target_step[dim]) * to.strides[dim];
-    }
-    Pixels pixels;
-    pixels.dtype = args_.dtype;
-    pixels.channel_stride = to.channel_stride;
-    pixels.pixel_stride = to.strides[2] * geometry_.target_step[2];
-    const int64_t row_stride = to.strides[1] * geometry_.target_step[1];
-    const bool whole = row_stride == count[2] * pixels.pixel_stride;
-    for (int64_t y = 0; y < (whole ? 1 : count[1]); ++y) {
-      pixels.data = static_cast<char*>(to.data) + (at + y * row_stride) * size_of(args_.dtype);
-      store_pixels(sums + y * count[2] * pitch_, pitch_, whole ? count[1] * count[2] : count[2],
-                   channels_of(block), args_.bias ? bias_.data() + block * kChannels : nullptr,
-                   pixels);
-    }
+    store_box(sums, pitch_, args_.bias ? bias_.data() + block * kChannels : nullptr, geometry_,
+              phase, first, count,
+              image_of(backward_ ? args_.input : args_.output, args_.dtype, geometry_.target, batch,
+                       block * kChannels, channels_of(block)));
   }
 
   // Tiles and parts follow from the sizes alone.

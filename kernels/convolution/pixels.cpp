@@ -260,30 +260,10 @@ class PixelProducts {
           }
         }
       }
-      store(phase, sums, first, count, batch, group, panel);
-    }
-  }
-
-  void store(const Phase& phase, const float* sums, const int64_t (&first)[3],
-             const int64_t (&count)[3], int64_t batch, int64_t group, int64_t panel) const {
-    const ConvolutionTensor& to = target();
-    const int64_t channel = group * columns_ + panel * shape_.columns;
-    const int64_t channels = std::min<int64_t>(shape_.columns, columns_ - panel * shape_.columns);
-    int64_t at = batch * to.batch_stride + channel * to.channel_stride;
-    for (int dim = 0; dim < 3; ++dim) {
-      at += (phase.origin[dim] + first[dim] * geometry_.target_step[dim]) * to.strides[dim];
-    }
-    Pixels pixels;
-    pixels.dtype = args_.dtype;
-    pixels.channel_stride = to.channel_stride;
-    pixels.pixel_stride = to.strides[2] * geometry_.target_step[2];
-    const int64_t row_stride = to.strides[1] * geometry_.target_step[1];
-    const bool whole = row_stride == count[2] * pixels.pixel_stride;
-    const int64_t rows = whole ? 1 : count[1], row = whole ? count[1] * count[2] : count[2];
-    for (int64_t y = 0; y < rows; ++y) {
-      pixels.data = static_cast<char*>(to.data) + (at + y * row_stride) * size_of(args_.dtype);
-      store_pixels(sums + y * row * shape_.columns, shape_.columns, row, channels,
-                   args_.bias ? bias_.data() + channel : nullptr, pixels);
+      const int64_t channel = group * columns_ + panel * shape_.columns;
+      store_box(sums, shape_.columns, args_.bias ? bias_.data() + channel : nullptr, geometry_,
+                phase, first, count,
+                image_of(target(), args_.dtype, geometry_.target, batch, channel, product.columns));
     }
   }
 

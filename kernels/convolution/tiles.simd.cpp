@@ -90,28 +90,6 @@ ACCEL_INLINE void with_dtype(DType dtype, Body body) {
   }
 }
 
-// As many rows as a row has elements. Row i and row i + kLanes / 2, element by element in turn,
-// become rows 2i and 2i + 1: done log2(kLanes) times, this transposes.
-ACCEL_INLINE void transpose(VectorF32* rows) {
-  VectorI32 low, high;  // as indices into two rows
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kLanes; ++lane) {
-    low[lane] = lane / 2 + (lane & 1) * kLanes;
-    high[lane] = kLanes / 2 + lane / 2 + (lane & 1) * kLanes;
-  }
-#pragma GCC unroll 4
-  for (int done = 1; done < kLanes; done *= 2) {
-    VectorF32 next[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
-  }
-}
-
 // `lines` lines of n elements, `stride` bytes apart, transposed into rows; zeros beyond both.
 template <DType kType>
 ACCEL_INLINE void load_transposed(const char* source, int64_t stride, int64_t lines, int64_t n,
@@ -120,7 +98,7 @@ ACCEL_INLINE void load_transposed(const char* source, int64_t stride, int64_t li
   for (int i = 0; i < kLanes; ++i) {
     rows[i] = i < lines ? widen_some<kType>(source + i * stride, n) : VectorF32{};
   }
-  transpose(rows);
+  transpose_rows<kLanes>(rows);
 }
 
 float widen_one(const char* source, DType dtype) {
@@ -240,7 +218,7 @@ void store_pixels_as(const float* values, int64_t stride, int64_t count, int64_t
         rows[j] = load<VectorF32>(values + (i + (j < here ? j : 0)) * stride + c);
         if (bias) rows[j] += shift;
       }
-      transpose(rows);
+      transpose_rows<kLanes>(rows);
       char* to = target.data + c * channel_bytes + i * kSize;
 #pragma GCC unroll 16
       for (int j = 0; j < kLanes; ++j) {

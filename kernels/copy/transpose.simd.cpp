@@ -25,26 +25,6 @@ struct RowOf {
   typedef Element Type __attribute__((vector_size(kRowBytes<Element>)));
 };
 
-// Row i and row i + kN / 2, element by element in turn, become rows 2i and 2i + 1. Done log2(kN)
-// times this transposes.
-template <int kN, class Row>
-ACCEL_INLINE void interleave_halves(Row* rows) {
-  Row low, high;  // as indices into two rows
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kN; ++lane) {
-    low[lane] = lane / 2 + (lane & 1) * kN;
-    high[lane] = kN / 2 + lane / 2 + (lane & 1) * kN;
-  }
-  Row next[kN];
-#pragma GCC unroll 16
-  for (int i = 0; i < kN / 2; ++i) {
-    next[2 * i] = __builtin_shuffle(rows[i], rows[i + kN / 2], low);
-    next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kN / 2], high);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kN; ++i) rows[i] = next[i];
-}
-
 template <class Element>
 void transpose_square(char* to, int64_t to_stride, const char* from, int64_t from_stride) {
   constexpr int kN = kSide<Element>;
@@ -52,8 +32,7 @@ void transpose_square(char* to, int64_t to_stride, const char* from, int64_t fro
   Row rows[kN];
 #pragma GCC unroll 16
   for (int i = 0; i < kN; ++i) std::memcpy(&rows[i], from + i * from_stride, sizeof(Row));
-#pragma GCC unroll 4
-  for (int done = 1; done < kN; done *= 2) interleave_halves<kN>(rows);
+  transpose_rows<kN>(rows);
 #pragma GCC unroll 16
   for (int i = 0; i < kN; ++i) std::memcpy(to + i * to_stride, &rows[i], sizeof(Row));
 }
