@@ -6,6 +6,11 @@ cd "$(dirname "$0")/.."
 python=.venv/bin/python
 binaries=build/cmake
 
+# What inductor compiles in the first run serves the others, and no later `make test`.
+TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)
+export TORCHINDUCTOR_CACHE_DIR
+trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT
+
 section() { printf '\n== %s\n' "$*"; }
 
 read -r -a isas <<<"$($python -m torch_accel isas)"

@@ -1,5 +1,5 @@
-"""Tells TorchDynamo about the device. Importing torch._dynamo costs seconds, so the interface is
-registered when somebody else imports it."""
+"""Tells TorchDynamo and inductor about the device. Importing them costs seconds, so the device is
+registered when somebody else imports them."""
 
 import torch
 
@@ -8,6 +8,13 @@ from torch_accel._imports import when_imported
 
 def register() -> None:
     when_imported("torch._dynamo.device_interface", _register)
+    when_imported("torch._inductor.compile_fx", _register_inductor)
+
+
+def _register_inductor(_) -> None:
+    from torch_accel import inductor
+
+    inductor.register()
 
 
 def _register(device_interface) -> None:

@@ -102,10 +102,11 @@ DimVector strides_like(const Tensor& like, IntArrayRef sizes) {
 }
 
 // Seed and offset of the dropout for backward: in device memory, where forward writes them, so that
-// a graph that is replayed finds those of its own turn.
+// a graph that is replayed finds those of its own turn. Each at 16 bytes, as inductor asserts of
+// all that an op returns.
 std::pair<Tensor, Tensor> empty_philox(const Tensor& like) {
-  const Tensor both = empty_on(like, {2}, ScalarType::Long);
-  return {element_of(both, 0), element_of(both, 1)};
+  const Tensor both = empty_on(like, {3}, ScalarType::Long);
+  return {element_of(both, 0), element_of(both, 2)};
 }
 
 // On the CPU they can come from a program that calls the backward op by itself.

@@ -298,16 +298,15 @@ std::string HostArguments::key() const {
 
 // --- the call ------------------------------------------------------------------------------------
 
+// ATen sets a thread's width at its first question, so that has to come before ours.
+FixedTeam::FixedTeam(int threads) : before_(at::get_num_threads()) {
+  if (before_ != threads) omp_set_num_threads(threads);
+}
+
+FixedTeam::~FixedTeam() { omp_set_num_threads(before_); }
+
 void run_on_cpu(const c10::OperatorHandle& op, const HostSchema& schema, torch::jit::Stack& stack) {
-  // The team is fixed, never elastic: one or two threads change the bits of some CPU kernels. ATen
-  // sets a thread's width at its first question, so that has to come before ours.
-  const int threads = schema.runs_on_one_thread ? 1 : runtime::full_team();
-  const int before = at::get_num_threads();
-  if (before != threads) omp_set_num_threads(threads);
-  struct Restore {
-    int threads;
-    ~Restore() { omp_set_num_threads(threads); }
-  } restore{before};
+  const FixedTeam team(schema.runs_on_one_thread ? 1 : runtime::full_team());
   op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &stack);
 }
 

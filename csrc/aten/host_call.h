@@ -94,6 +94,18 @@ class BelowAll {
   BelowAll();
 };
 
+// The calling thread's OpenMP team has this width meanwhile: fixed, never elastic, because one or
+// two threads change the bits of some CPU kernels.
+class FixedTeam {
+  const int before_;
+
+ public:
+  explicit FixedTeam(int threads);
+  ~FixedTeam();
+  FixedTeam(const FixedTeam&) = delete;
+  FixedTeam& operator=(const FixedTeam&) = delete;
+};
+
 // Runs the CPU kernel on a stack; the results are left there.
 void run_on_cpu(const c10::OperatorHandle& op, const HostSchema& schema, torch::jit::Stack& stack);
 

@@ -26,8 +26,8 @@ void count(Counter counter, int64_t amount = 1);
 int64_t value_of(Counter counter);
 const char* name_of(Counter counter);
 
-// Per-op tallies for the report: kind is "host_op", "fallback", "read" (of memory by the host), or
-// "not_captured" (why a compiled graph ran op by op).
+// Per-op tallies for the report: kind is "host_op", "fallback", "read" (of memory by the host),
+// "not_captured" (why a compiled graph ran op by op), or "compiled_kernel" (of inductor).
 void count_op(const std::string& kind, const std::string& name);
 std::map<std::string, std::map<std::string, int64_t>> op_tallies();
 

@@ -227,6 +227,7 @@ PYBIND11_MODULE(_C, module) {
       .def("__repr__", describe);
   module.def("device_count", runtime::device_count);
   module.def("device_properties", torch::wrap_pybind_function(device_properties));
+  module.def("host_addressable", [] { return runtime::driver().host_addressable(); });
   module.def("default_stream", torch::wrap_pybind_function(default_stream));
   module.def("is_current_stream_capturing", torch::wrap_pybind_function([] {
                const runtime::Tail* tail =
@@ -250,6 +251,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_fusion_enabled", graph::set_fusion_enabled);
 
   bind_capture(module);
+  bind_compiled_kernel(module);
 }
 
 }  // namespace accel::python

@@ -304,6 +304,16 @@ def test_a_drawing_shows_what_was_fused(tmp_path):
     assert path.read_text().startswith("<svg") and "Matmul+Add+Gelu" in path.read_text()
 
 
+def test_saving_what_compilers_cached_leaves_our_graphs_alone():
+    compiled = _compiled(lambda x: x * 2 + 1)
+    x = torch.arange(3.0, device="accel")
+    compiled(x)
+    saved = torch.compiler.save_cache_artifacts()
+    if saved is not None:
+        torch.compiler.load_cache_artifacts(saved[0])
+    assert compiled(x).tolist() == [1, 3, 5]
+
+
 # ---- what else can be compiled ----
 
 
