@@ -38,11 +38,11 @@ def register() -> None:
 
     torch.utils.rename_privateuse1_backend("accel")
 
-    from torch_accel import _patches, accel, dynamo
+    from torch_accel import _patches, accel, distributed, dynamo
 
     torch._register_device_module("accel", accel)
     # `import torch.accel.memory` works as `import torch.cuda.memory` does.
-    for name in ("amp", "graphs", "memory", "random", "streams"):
+    for name in ("amp", "distributed", "graphs", "memory", "random", "streams"):
         sys.modules[f"torch.accel.{name}"] = getattr(accel, name)
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     _patches.apply()
@@ -50,4 +50,5 @@ def register() -> None:
         # Lets the log name the forward line of an op that waits in backward.
         torch.autograd.set_detect_anomaly(True, check_nan=False)
     dynamo.register()
+    distributed.register()
     _registered = True

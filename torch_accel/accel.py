@@ -4,7 +4,7 @@ numbers to repeat."""
 
 from torch import OutOfMemoryError
 
-from torch_accel import _utils, amp, graphs, memory, random, streams
+from torch_accel import _utils, amp, distributed, graphs, memory, random, streams
 from torch_accel.device import (
     _is_in_bad_fork,
     _lazy_init,
@@ -91,6 +91,7 @@ __all__ = [
     "device",
     "device_count",
     "device_of",
+    "distributed",
     "empty_cache",
     "get_amp_supported_dtype",
     "get_device_capability",

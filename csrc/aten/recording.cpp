@@ -208,6 +208,10 @@ void Recording::record() {
   graph::record(device_, node);
 }
 
+void record_copy(const Tensor& to, const Tensor& from) {
+  Recording(Opcode::Copy).output(to).input(from, to.sizes()).attribute(to.scalar_type()).record();
+}
+
 Tensor empty_on(const Tensor& like, IntArrayRef sizes, ScalarType dtype) {
   const c10::DeviceGuard guard(like.device());
   return at::detail::empty_generic(sizes, c10::GetAllocator(c10::kPrivateUse1),

@@ -141,6 +141,8 @@ Tensor empty_on(const Tensor& like, IntArrayRef sizes, IntArrayRef strides, Scal
 Tensor empty_like(const Tensor& like, ScalarType dtype);
 // Dense, in the memory format of `like` where it has one: what norms and pools return.
 Tensor empty_result(const Tensor& like);
+// Copies into `to`, from a Tensor that broadcasts to its sizes.
+void record_copy(const Tensor& to, const Tensor& from);
 // out= argument: checks the dtype can hold `result`, resizes with PyTorch's warning.
 void resize_output(const Tensor& out, IntArrayRef sizes);
 

@@ -136,10 +136,6 @@ Tensor host_alias(const Tensor& tensor) {
                        tensor.options().device(at::kCPU).requires_grad(false));
 }
 
-void record_copy(const Tensor& to, const Tensor& from) {
-  Recording(Opcode::Copy).output(to).input(from, to.sizes()).attribute(to.scalar_type()).record();
-}
-
 bool is_pinned(const Tensor& tensor) {
   return tensor.device().is_cpu() && tensor.layout() == at::kStrided &&
          runtime::block_of(tensor.storage().data_ptr()) != nullptr;

@@ -7,5 +7,6 @@ namespace accel::python {
 
 void bind_capture(pybind11::module_& module);
 void bind_compiled_kernel(pybind11::module_& module);
+void bind_distributed(pybind11::module_& module);
 
 }  // namespace accel::python

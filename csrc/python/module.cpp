@@ -252,6 +252,7 @@ PYBIND11_MODULE(_C, module) {
 
   bind_capture(module);
   bind_compiled_kernel(module);
+  bind_distributed(module);
 }
 
 }  // namespace accel::python

@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 
@@ -12,17 +13,23 @@
 namespace accel::runtime {
 
 // One recording of an Event. Complete once the stream's worker has come to it, whether the work
-// before it ran or was skipped.
+// before it ran or was skipped; it then knows the failure for which that was skipped, so that what
+// other streams do with its results is skipped too.
 class EventMark {
  public:
   bool is_complete() const { return time_.load(std::memory_order_acquire) != 0; }
   int64_t time() const { return time_.load(std::memory_order_acquire); }  // steady clock, ns
-  void complete();
-  // For workers, which have no GIL to release and no signals to hear of.
+  void complete(std::exception_ptr failure = nullptr);
+  // Once complete: whether what it marks was skipped.
+  bool failed() const { return failure_ != nullptr; }
+  // For workers, which have no GIL to release and no signals to hear of. Raises the failure.
   void wait();
+  // Whether it was complete before the deadline (steady clock, ns).
+  bool wait_until(int64_t deadline);
 
  private:
   std::atomic<int64_t> time_{0};
+  std::exception_ptr failure_;
   std::mutex mutex_;
   std::condition_variable completed_;
 };
@@ -40,6 +47,9 @@ class Event {
   bool query() const;
   // Blocks the host, and raises the stream's pending failure.
   void synchronize() const;
+  // Blocks the host at most until the deadline (steady clock, ns), and raises nothing. Whether the
+  // mark is complete.
+  bool wait_until(int64_t deadline) const;
   // From this Event's mark to the other's. Both have to be complete.
   double elapsed_milliseconds(const Event& end) const;
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <vector>
 
 #include <c10/util/Exception.h>
 
@@ -21,7 +22,10 @@ namespace {
 constexpr int kPoolSize = 32;
 constexpr int kStreamPools = 2;
 constexpr int kCaptureStream = 1 + kStreamPools * kPoolSize;
-constexpr int kStreams = kCaptureStream + 1;
+// Those for one owner each: a process group has one, and two more for each rank it sends to.
+constexpr int kFirstOwned = kCaptureStream + 1;
+constexpr int kOwnedStreams = 256;
+constexpr int kStreams = kFirstOwned + kOwnedStreams;
 
 // How long the exit of the process waits for queued work, and then for what cannot be interrupted.
 constexpr int64_t kShutdownDrain = 2'000'000'000;  // ns
@@ -30,6 +34,8 @@ constexpr int64_t kShutdownStop = 1'000'000'000;
 struct DeviceStreams {
   std::array<std::atomic<WorkerStream*>, kStreams> streams{};
   std::array<std::atomic<uint32_t>, kStreamPools> next{};
+  std::vector<int> released;  // of those for one owner; under the registry's mutex
+  int acquired = 0;           // how many of them have been acquired at least once
 };
 
 struct Registry {
@@ -57,8 +63,9 @@ WorkerStream& stream_at(int device, int id) {
   std::lock_guard<std::mutex> lock(registry().mutex);
   if (WorkerStream* stream = slot.load(std::memory_order_relaxed)) return *stream;
   static const int at_exit [[maybe_unused]] = std::atexit([] { shutdown(); });
-  const int priority = id > kPoolSize && id != kCaptureStream ? -1 : 0;
-  auto* stream = new WorkerStream(device, id, priority);
+  const int priority = id > kPoolSize && id < kCaptureStream ? -1 : 0;
+  const auto room = id >= kFirstOwned ? WorkerStream::Room::Unlimited : WorkerStream::Room::Budget;
+  auto* stream = new WorkerStream(device, id, priority, room);
   slot.store(stream, std::memory_order_release);
   return *stream;
 }
@@ -69,6 +76,24 @@ void for_each_stream(int device, Body body) {
     if (WorkerStream* stream = slot.load(std::memory_order_acquire)) body(*stream);
   }
 }
+
+// Runs, or is skipped, when all else on the stream has been.
+class ReleaseCommand final : public Command {
+ public:
+  explicit ReleaseCommand(Stream& stream) : stream_(stream) {}
+  void run() override { release(); }
+  void skip() override { release(); }
+
+ private:
+  void release() {
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    registry().devices[static_cast<size_t>(stream_.device())].released.push_back(
+        static_cast<int>(stream_.id()));
+  }
+  Stream& stream_;
+};
+
+std::atomic<Interrupt> interrupt{nullptr};
 
 template <typename Body>
 void for_each_stream(Body body) {
@@ -126,6 +151,34 @@ Stream& stream_from_pool(int device, int priority) {
 
 Stream& capture_stream(int device) { return stream_at(device, kCaptureStream); }
 
+Stream& acquire_stream(int device) {
+  check_fork();
+  check_device(device);
+  int id = 0;
+  {
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    DeviceStreams& streams = registry().devices[static_cast<size_t>(device)];
+    if (!streams.released.empty()) {
+      id = streams.released.back();
+      streams.released.pop_back();
+    } else {
+      TORCH_CHECK(streams.acquired < kOwnedStreams, "accel:", device, " has no more than ",
+                  kOwnedStreams,
+                  " streams for process groups; destroy_process_group() gives them back");
+      id = kFirstOwned + streams.acquired++;
+    }
+  }
+  WorkerStream& stream = stream_at(device, id);
+  stream.forget_failure();
+  return stream;
+}
+
+void release_stream(Stream& stream) {
+  if (!in_bad_fork()) stream.submit(std::make_unique<ReleaseCommand>(stream));
+}
+
+void register_interrupt(Interrupt function) { interrupt.store(function); }
+
 void synchronize_device(int device) {
   check_fork();
   check_device(device);
@@ -155,6 +208,7 @@ void shutdown() {
   for_each_stream([&](WorkerStream& stream) { quietly([&] { stream.hand_over(); }); });
   const int64_t drained = steady_now() + kShutdownDrain;
   for_each_stream([&](WorkerStream& stream) { quietly([&] { stream.drain(drained); }); });
+  if (const Interrupt end_waits = interrupt.load()) quietly(end_waits);
   const int64_t stopped = steady_now() + kShutdownStop;
   for_each_stream([&](WorkerStream& stream) { stream.stop(stopped); });
 }

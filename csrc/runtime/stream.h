@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -76,6 +77,9 @@ class Stream {
   virtual void synchronize() = 0;
   // Hands the tail over; true when nothing is left to run. Raises a pending failure.
   virtual bool query() = 0;
+
+  // The failure that is to be raised at the next wait, or null. Any thread.
+  virtual std::exception_ptr failure() const = 0;
 };
 
 // What c10::DeviceIndex and the streams' tables have room for.
@@ -99,6 +103,11 @@ void set_current_stream(Stream& stream);
 Stream& stream_from_pool(int device, int priority);
 // A stream that no program is given: what is recorded on it is captured, never run.
 Stream& capture_stream(int device);
+// A stream for one owner, whose Commands may wait for other processes: no other work waits behind
+// them, and submitting never waits for room. Raises where all are taken.
+Stream& acquire_stream(int device);
+// Once all that was submitted has run, the stream can be acquired again.
+void release_stream(Stream& stream);
 
 int current_device();
 void set_current_device(int device);  // raises for an index out of range
@@ -119,5 +128,8 @@ void reset_wait_counts();
 // then skipped, and the workers end. A later submit() starts its worker again. Called at the exit
 // of the interpreter and of the process.
 void shutdown();
+// Called by shutdown() after those two seconds: ends the Commands that wait for other processes.
+using Interrupt = void (*)();
+void register_interrupt(Interrupt interrupt);
 
 }  // namespace accel::runtime

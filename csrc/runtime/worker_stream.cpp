@@ -113,7 +113,7 @@ bool WorkerStream::is_over_budget() const {
 }
 
 void WorkerStream::wait_for_room() {
-  if (on_worker()) return;
+  if (on_worker() || room_ == Room::Unlimited) return;
   block_until([this] { return !is_over_budget(); });
 }
 
@@ -237,6 +237,18 @@ void WorkerStream::store_failure(std::exception_ptr failure) {
   if (failure_ != nullptr) return;
   failure_ = std::move(failure);
   failed_.store(true, std::memory_order_release);
+}
+
+std::exception_ptr WorkerStream::failure() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return failure_;
+}
+
+void WorkerStream::forget_failure() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  failure_ = nullptr;
+  skip_through_.store(submitted_.load(), std::memory_order_release);
+  failed_.store(false, std::memory_order_release);
 }
 
 void WorkerStream::raise_failure() {

@@ -17,8 +17,11 @@ constexpr int64_t kNever = INT64_MAX;
 
 class WorkerStream final : public Stream {
  public:
-  WorkerStream(int device, c10::StreamId id, int priority)
-      : device_(device), id_(id), priority_(priority) {}
+  // Whether wait_for_room() bounds what is in flight.
+  enum class Room { Budget, Unlimited };
+
+  WorkerStream(int device, c10::StreamId id, int priority, Room room = Room::Budget)
+      : device_(device), id_(id), priority_(priority), room_(room) {}
 
   int device() const override { return device_; }
   c10::StreamId id() const override { return id_; }
@@ -33,8 +36,11 @@ class WorkerStream final : public Stream {
   void wait(uint64_t sequence) override;
   void synchronize() override;
   bool query() override;
+  std::exception_ptr failure() const override;
 
   void hand_over();
+  // Drops the pending failure: nobody is left who would be told.
+  void forget_failure();
   // Waits for all that is queued, at most until the deadline; raises nothing and leaves a failure
   // pending.
   void drain(int64_t deadline = kNever, Gil gil = Gil::Release);
@@ -66,6 +72,7 @@ class WorkerStream final : public Stream {
   const int device_;
   const c10::StreamId id_;
   const int priority_;
+  const Room room_;
   mutable std::once_flag tail_once_;
   mutable std::atomic<Tail*> tail_{nullptr};
 
@@ -79,7 +86,7 @@ class WorkerStream final : public Stream {
   std::atomic<bool> stopping_{false};
   std::atomic<int> waiters_{0};
 
-  std::mutex mutex_;  // guards all that follows
+  mutable std::mutex mutex_;  // guards all that follows
   std::deque<Entry> queue_;
   std::exception_ptr failure_;
   std::thread worker_;

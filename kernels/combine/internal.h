@@ -1,0 +1,12 @@
+// What combine.cpp and combine.simd.cpp share.
+#pragma once
+
+#include "kernels/combine/combine.h"
+
+namespace accel::kernels {
+
+// combine() for floating and integral dtypes, Bool with the ops of bits.
+void combine_arrays(const Combination& args, void* out, const void* const* sources, int count,
+                    int64_t elements);
+
+}  // namespace accel::kernels

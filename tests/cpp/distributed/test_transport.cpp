@@ -1,0 +1,325 @@
+// Rendezvous, shared memory, collectives and messages, with ranks that are threads of this process.
+#include <gtest/gtest.h>
+
+#include <c10/util/Exception.h>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "csrc/distributed/shared_transport.h"
+
+namespace accel::distributed {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPatience{60'000};
+
+std::unique_ptr<SharedTransport> connect(c10d::Store& store, int rank, int size) {
+  const Membership membership = meet(store, rank, size, kPatience);
+  std::vector<int> ranks(static_cast<size_t>(size));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return std::make_unique<SharedTransport>(
+      std::make_unique<SharedRegion>(store, membership, ranks, rank, kPatience));
+}
+
+// Runs body(rank, transport) on every rank; what a rank raises is its result.
+std::vector<std::string> run_ranks(int size, std::function<void(int, Transport&)> body) {
+  auto store = c10::make_intrusive<c10d::HashStore>();
+  std::vector<std::string> errors(static_cast<size_t>(size));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        const auto transport = connect(*store, rank, size);
+        body(rank, *transport);
+      } catch (const c10::Error& error) {
+        errors[static_cast<size_t>(rank)] = error.what_without_backtrace();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return errors;
+}
+
+void expect_none(const std::vector<std::string>& errors) {
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+Operation make(Kind kind, uint64_t sequence, int64_t timeout_ms = kPatience.count()) {
+  Operation operation;
+  operation.kind = kind;
+  operation.dtype = c10::ScalarType::Long;
+  operation.element_size = 8;
+  operation.reduction.dtype = kernels::DType::Int64;
+  operation.sequence = sequence;
+  operation.timeout_ms = timeout_ms;
+  return operation;
+}
+
+using Numbers = std::vector<int64_t>;
+
+Piece piece(Numbers& numbers) {
+  return {reinterpret_cast<char*>(numbers.data()), static_cast<int64_t>(numbers.size())};
+}
+
+// What a rank contributes at an index, in a collective.
+int64_t number(int rank, int64_t index, uint64_t sequence) {
+  return (rank + 1) * 1'000'003 + index * 17 + static_cast<int64_t>(sequence) * 31;
+}
+
+Numbers numbers_of(int rank, int64_t count, uint64_t sequence) {
+  Numbers numbers(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) numbers[static_cast<size_t>(i)] = number(rank, i, sequence);
+  return numbers;
+}
+
+TEST(Transport, AllReduceOfManySizes) {
+  for (const int size : {1, 2, 3, 5}) {
+    expect_none(run_ranks(size, [size](int rank, Transport& transport) {
+      uint64_t sequence = 0;
+      for (const int64_t count : {0, 1, 5, 2047, 2048, 2049, 30'000, 33'333, 400'000}) {
+        for (int turn = 0; turn < 3; ++turn) {
+          Operation operation = make(Kind::AllReduce, ++sequence);
+          Numbers numbers = numbers_of(rank, count, sequence);
+          operation.outputs = {piece(numbers)};
+          transport.run(operation);
+          for (int64_t i = 0; i < count; ++i) {
+            int64_t expected = 0;
+            for (int r = 0; r < size; ++r) expected += number(r, i, sequence);
+            ASSERT_EQ(numbers[static_cast<size_t>(i)], expected) << count << " at " << i;
+          }
+        }
+      }
+    }));
+  }
+}
+
+TEST(Transport, EveryCollectiveInRandomOrder) {
+  for (const int size : {2, 3, 4}) {
+    expect_none(run_ranks(size, [size](int rank, Transport& transport) {
+      std::mt19937 random(11);  // the same on all ranks
+      for (uint64_t sequence = 1; sequence <= 300; ++sequence) {
+        const auto kind = static_cast<Kind>(random() % 9);
+        const auto count =
+            static_cast<int64_t>(random() % 5 == 0 ? random() % 200'000 : random() % 50);
+        const int root = static_cast<int>(random() % static_cast<unsigned>(size));
+        Operation operation = make(kind, sequence);
+        operation.root = root;
+        // What a rank has for another is what it has for all, but shifted by the other's rank.
+        std::vector<Numbers> inputs, outputs;
+        const auto input = [&](int to) { return numbers_of(rank, count, sequence + 100 * to); };
+        const bool personal = kind == Kind::ReduceScatter || kind == Kind::AllToAll ||
+                              (kind == Kind::Scatter && rank == root);
+        if (kind == Kind::AllReduce || kind == Kind::Broadcast) {
+          outputs.push_back(input(0));
+        } else if (personal) {
+          for (int to = 0; to < size; ++to) inputs.push_back(input(to));
+        } else if (kind == Kind::AllGather || kind == Kind::Gather || kind == Kind::Reduce) {
+          inputs.push_back(input(0));
+        }
+        const size_t expected = kind == Kind::AllGather || kind == Kind::AllToAll ||
+                                        (kind == Kind::Gather && rank == root)
+                                    ? static_cast<size_t>(size)
+                                : kind == Kind::ReduceScatter || kind == Kind::Scatter ||
+                                        (kind == Kind::Reduce && rank == root)
+                                    ? 1
+                                    : 0;
+        if (expected > 0) outputs.resize(expected, Numbers(static_cast<size_t>(count)));
+        for (Numbers& numbers : inputs) operation.inputs.push_back(piece(numbers));
+        for (Numbers& numbers : outputs) operation.outputs.push_back(piece(numbers));
+        transport.run(operation);
+        for (size_t o = 0; o < outputs.size(); ++o) {
+          for (int64_t i = 0; i < count; ++i) {
+            int64_t wanted = 0;
+            switch (kind) {
+              case Kind::AllReduce:
+              case Kind::Reduce:
+                for (int r = 0; r < size; ++r) wanted += number(r, i, sequence);
+                break;
+              case Kind::ReduceScatter:
+                for (int r = 0; r < size; ++r) {
+                  wanted += number(r, i, sequence + 100 * static_cast<uint64_t>(rank));
+                }
+                break;
+              case Kind::Broadcast:
+                wanted = number(root, i, sequence);
+                break;
+              case Kind::Scatter:
+                wanted = number(root, i, sequence + 100 * static_cast<uint64_t>(rank));
+                break;
+              case Kind::AllToAll:
+                wanted =
+                    number(static_cast<int>(o), i, sequence + 100 * static_cast<uint64_t>(rank));
+                break;
+              default:
+                wanted = number(static_cast<int>(o), i, sequence);
+            }
+            ASSERT_EQ(outputs[o][static_cast<size_t>(i)], wanted)
+                << name_of(kind) << " of " << count << " at " << i;
+          }
+        }
+      }
+    }));
+  }
+}
+
+TEST(Transport, MessagesAreChosenByTag) {
+  // Rank 1 asks for the last first; the others, larger than the ring, are set aside.
+  expect_none(run_ranks(2, [](int rank, Transport& transport) {
+    constexpr int kTags = 4;
+    constexpr int64_t kCount = 100'000;
+    for (int turn = 0; turn < kTags; ++turn) {
+      const int tag = rank == 0 ? turn : kTags - 1 - turn;
+      Operation operation = make(rank == 0 ? Kind::Send : Kind::Receive, 1);
+      operation.root = 1 - rank;
+      operation.tag = tag;
+      Numbers numbers = rank == 0 ? numbers_of(0, kCount, static_cast<uint64_t>(tag))
+                                  : Numbers(static_cast<size_t>(kCount));
+      (rank == 0 ? operation.inputs : operation.outputs) = {piece(numbers)};
+      EXPECT_EQ(transport.run_message(operation), 1 - rank);
+      EXPECT_EQ(numbers, numbers_of(0, kCount, static_cast<uint64_t>(tag)));
+    }
+  }));
+}
+
+TEST(Transport, MessagesFromAnyRank) {
+  expect_none(run_ranks(4, [](int rank, Transport& transport) {
+    for (int turn = 0; turn < (rank == 0 ? 30 : 10); ++turn) {
+      Operation operation = make(rank == 0 ? Kind::Receive : Kind::Send, 1);
+      operation.root = rank == 0 ? kAnySource : 0;
+      Numbers numbers = rank == 0 ? Numbers(50) : numbers_of(rank, 50, 0);
+      (rank == 0 ? operation.outputs : operation.inputs) = {piece(numbers)};
+      const int source = transport.run_message(operation);
+      if (rank == 0) {
+        EXPECT_EQ(numbers, numbers_of(source, 50, 0));
+      }
+    }
+  }));
+}
+
+TEST(Transport, RanksThatDisagreeAreNamed) {
+  const auto errors = run_ranks(2, [](int rank, Transport& transport) {
+    Numbers numbers(rank == 0 ? 100 : 200);
+    Operation operation = make(Kind::AllReduce, 1, 5000);
+    operation.outputs = {piece(numbers)};
+    transport.run(operation);
+  });
+  for (const std::string& error : errors) {
+    EXPECT_NE(error.find("all_reduce, sequence number 1"), std::string::npos) << error;
+    EXPECT_NE(error.find("all_reduce(100 elements of Long, SUM)"), std::string::npos) << error;
+    EXPECT_NE(error.find("all_reduce(200 elements of Long, SUM)"), std::string::npos) << error;
+  }
+}
+
+TEST(Transport, AnEarlierDisagreementIsFound) {
+  // Each is the root of its own broadcast, so that neither reads the other's slot.
+  const auto errors = run_ranks(2, [](int rank, Transport& transport) {
+    Numbers numbers(10);
+    Operation operation = make(Kind::Broadcast, 1, 5000);
+    operation.root = rank;
+    operation.outputs = {piece(numbers)};
+    transport.run(operation);
+    transport.run(make(Kind::Barrier, 2, 5000));
+  });
+  for (const std::string& error : errors) {
+    EXPECT_NE(error.find("an earlier collective was not the same"), std::string::npos) << error;
+  }
+}
+
+TEST(Transport, AMissingRankIsNamed) {
+  const auto errors = run_ranks(3, [](int rank, Transport& transport) {
+    transport.run(make(Kind::Barrier, 1));
+    if (rank == 2) return;  // present, but it does not take part
+    transport.run(make(Kind::Barrier, 2, 300));
+  });
+  for (int rank = 0; rank < 2; ++rank) {
+    const std::string& error = errors[static_cast<size_t>(rank)];
+    EXPECT_NE(error.find("barrier, sequence number 2"), std::string::npos) << error;
+    EXPECT_NE(error.find("rank 2 is missing"), std::string::npos) << error;
+  }
+}
+
+TEST(Transport, ARankThatLeavesIsNamed) {
+  const auto errors = run_ranks(2, [](int rank, Transport& transport) {
+    if (rank == 1) return transport.leave();
+    transport.run(make(Kind::Barrier, 1));
+  });
+  EXPECT_NE(errors[0].find("rank 1 has left the group"), std::string::npos) << errors[0];
+}
+
+TEST(Transport, AFailureReachesTheOthers) {
+  const auto errors = run_ranks(2, [](int rank, Transport& transport) {
+    if (rank == 1) return transport.fail("rank 1 had enough");
+    transport.run(make(Kind::Barrier, 1));
+  });
+  EXPECT_NE(errors[0].find("rank 1 had enough"), std::string::npos) << errors[0];
+}
+
+TEST(Transport, RoundsWrapAround) {
+  // More rounds than slots, many times; counters that begin near their end would be the same.
+  expect_none(run_ranks(2, [](int rank, Transport& transport) {
+    for (uint64_t sequence = 1; sequence <= 3000; ++sequence) {
+      Operation operation = make(Kind::AllReduce, sequence);
+      Numbers numbers{rank + static_cast<int64_t>(sequence)};
+      operation.outputs = {piece(numbers)};
+      transport.run(operation);
+      ASSERT_EQ(numbers[0], 2 * static_cast<int64_t>(sequence) + 1);
+    }
+  }));
+}
+
+TEST(Rendezvous, WhatAnEarlierStartLeftIsNotBelieved) {
+  auto store = c10::make_intrusive<c10d::HashStore>();
+  std::vector<std::string> tokens(2);
+  const auto meet_all = [&] {
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < 2; ++rank) {
+      threads.emplace_back([&, rank] {
+        tokens[static_cast<size_t>(rank)] = meet(*store, rank, 2, kPatience).token;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(tokens[0], tokens[1]);
+    return tokens[0];
+  };
+  const std::string first = meet_all(), second = meet_all();
+  EXPECT_NE(first, second);
+  // One rank alone does not meet the ghost of the other.
+  EXPECT_THROW(meet(*store, 0, 2, milliseconds(200)), c10::DistBackendError);
+}
+
+TEST(Rendezvous, AbsentRanksAreNamed) {
+  auto store = c10::make_intrusive<c10d::HashStore>();
+  try {
+    meet(*store, 0, 3, milliseconds(100));
+    FAIL();
+  } catch (const c10::DistBackendError& error) {
+    EXPECT_NE(std::string(error.what()).find("nothing was heard of rank(s) 1 2"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Rendezvous, SizesThatDoNotMatchAreNamed) {
+  auto store = c10::make_intrusive<c10d::HashStore>();
+  std::thread other(
+      [&] { EXPECT_THROW(meet(*store, 1, 3, milliseconds(2000)), c10::DistBackendError); });
+  try {
+    meet(*store, 0, 2, kPatience);
+    ADD_FAILURE();
+  } catch (const c10::DistBackendError& error) {
+    EXPECT_NE(std::string(error.what()).find("rank 1 expects 3"), std::string::npos)
+        << error.what();
+  }
+  other.join();
+}
+
+}  // namespace
+}  // namespace accel::distributed

@@ -1,0 +1,352 @@
+"""Every collective, over random sizes, dtypes, strides, groups and streams, against what it should
+give: equal in every bit, also in sums of floating numbers, which follow the order of the ranks.
+The programs are random, but the same on all ranks."""
+
+import random
+
+import pytest
+import torch
+from torch import distributed as dist
+
+MOVED = [
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+]
+# What Gloo does not move, but has the bits of.
+VIEWED = {
+    torch.bfloat16: torch.int16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+    torch.int16: torch.float16,
+    torch.bool: torch.uint8,
+}
+INTEGRAL = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+FLOATING = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SIZES = [0, 1, 2, 3, 17, 63, 64, 1000, 4096, 5000, 70_001, 300_000]
+
+
+def make(generator, shape, dtype):
+    """Numbers that the dtype can hold, a few of each sign."""
+    if dtype == torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    if dtype.is_floating_point or dtype.is_complex:
+        if dtype.itemsize == 1:
+            return torch.randn(shape, generator=generator).to(dtype)
+        real = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return real.to(dtype) if not dtype.is_complex else torch.complex(real, -real).to(dtype)
+    low = 0 if not dtype.is_signed else -50
+    return torch.randint(low, 51, shape, generator=generator).to(dtype)
+
+
+def on_device(device, tensor, layout):
+    """The tensor on the device in one of a few layouts."""
+    if tensor.dim() == 0 or layout == "dense":
+        return tensor.to(device)
+    if layout == "strided":
+        room = torch.empty(*tensor.shape[:-1], 2 * tensor.shape[-1], dtype=tensor.dtype)
+        return room.to(device)[..., ::2].copy_(tensor)
+    if layout == "transposed" and tensor.dim() == 2:
+        return tensor.t().contiguous().to(device).t()
+    flat = torch.empty(tensor.numel() + 3, dtype=tensor.dtype).to(device)
+    return flat[3:].view(tensor.shape).copy_(tensor)
+
+
+def shape_of(choose, size):
+    return (size,) if size == 0 or size % 2 or choose.random() < 0.5 else (2, size // 2)
+
+
+class Case:
+    """One rank's part of a random program: a tensor of each rank is known to all."""
+
+    def __init__(self, place, seed):
+        self.choose = random.Random(seed)
+        self.place = place
+        self.seed = seed
+        self.rank, self.size = place.rank, place.ranks
+
+    def tensors(self, count, shape, dtype):
+        """The same `count` tensors on every rank."""
+        generator = torch.Generator().manual_seed(self.choose.randrange(2**31))
+        return [make(generator, shape, dtype) for _ in range(count)]
+
+    def layout(self):
+        return self.choose.choice(["dense", "dense", "strided", "transposed", "view"])
+
+    def on_device(self, tensor):
+        return on_device(self.place.device, tensor, self.layout())
+
+    def empty(self, like):
+        return self.on_device(torch.zeros_like(like) if like.numel() else like)
+
+    def finish(self, work):
+        if work is not None:
+            work.wait()
+
+
+def same_bits(actual, expected):
+    actual = actual.cpu()
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape
+    raw = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.float64}
+    view = raw[actual.dtype.itemsize]
+    assert torch.equal(
+        torch.view_as_real(actual) if actual.is_complex() else actual.contiguous().view(view),
+        torch.view_as_real(expected) if expected.is_complex() else expected.contiguous().view(view),
+    )
+
+
+def combined(tensors, op):
+    """What ranks in their order add up to: 16 bits in fp32, rounded once."""
+    dtype = tensors[0].dtype
+    wide = [t.float() if dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+    if dtype == torch.bool:
+        wide = [t.to(torch.uint8) for t in wide]
+    total = wide[0]
+    for tensor in wide[1:]:
+        if op in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
+            total = total + tensor if dtype != torch.bool else total | tensor
+        elif op == dist.ReduceOp.PRODUCT:
+            total = total * tensor
+        elif op == dist.ReduceOp.MIN:
+            total = torch.minimum(total, tensor)
+        elif op == dist.ReduceOp.MAX:
+            total = torch.maximum(total, tensor)
+        elif op == dist.ReduceOp.BAND:
+            total = total & tensor
+        elif op == dist.ReduceOp.BOR:
+            total = total | tensor
+        else:
+            total = total ^ tensor
+    if op == dist.ReduceOp.AVG:
+        rounding = {} if dtype.is_floating_point else {"rounding_mode": "trunc"}
+        total = torch.div(total, len(tensors), **rounding)
+    return total.to(dtype)
+
+
+def random_op(choose, dtype):
+    ops = [dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN, dist.ReduceOp.MAX]
+    if dtype in INTEGRAL or dtype == torch.bool:
+        ops += [dist.ReduceOp.BAND, dist.ReduceOp.BOR, dist.ReduceOp.BXOR]
+    if dtype != torch.bool:
+        ops += [dist.ReduceOp.AVG]
+    return choose.choice(ops)
+
+
+# ---- what one case does; each returns nothing and asserts on its rank ----
+
+
+def all_reduce(case, group=None):
+    dtype = case.choose.choice([*INTEGRAL, *FLOATING, torch.bool])
+    op = random_op(case.choose, dtype)
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, dtype)
+    mine = case.on_device(tensors[case.rank])
+    case.finish(dist.all_reduce(mine, op, group, async_op=case.choose.random() < 0.5))
+    same_bits(mine, combined(tensors, op))
+
+
+def reduce(case, group=None):
+    dtype = case.choose.choice([*INTEGRAL, *FLOATING, torch.bool])
+    op = random_op(case.choose, dtype)
+    root = case.choose.randrange(case.size)
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, dtype)
+    mine = case.on_device(tensors[case.rank])
+    dist.reduce(mine, group_dst=root, op=op, group=group)
+    same_bits(mine, combined(tensors, op) if case.rank == root else tensors[case.rank])
+
+
+def any_dtype(case):
+    return case.choose.choice([*MOVED, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16])
+
+
+def broadcast(case, group=None):
+    root = case.choose.randrange(case.size)
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, any_dtype(case))
+    mine = case.on_device(tensors[case.rank])
+    dist.broadcast(mine, group_src=root, group=group)
+    same_bits(mine, tensors[root])
+
+
+def all_gather(case, group=None):
+    dtype = any_dtype(case)
+    sizes = [case.choose.choice(SIZES)] * case.size
+    if case.choose.random() < 0.3:
+        sizes = [case.choose.choice(SIZES) for _ in range(case.size)]
+    tensors = [case.tensors(1, (size,), dtype)[0] for size in sizes]
+    outputs = [case.empty(tensor) for tensor in tensors]
+    dist.all_gather(outputs, case.on_device(tensors[case.rank]), group)
+    for output, tensor in zip(outputs, tensors):
+        same_bits(output, tensor)
+
+
+def all_gather_into_tensor(case, group=None):
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, case.choose.choice(MOVED))
+    expected = torch.cat(tensors)
+    output = case.empty(expected)
+    mine = case.on_device(tensors[case.rank])
+    if output.is_contiguous() and case.choose.random() < 0.3:  # in place, as FSDP does
+        mine = output.view(case.size, -1)[case.rank].view(shape).copy_(tensors[case.rank])
+    dist.all_gather_into_tensor(output, mine, group)
+    same_bits(output, expected)
+
+
+def gather(case, group=None):
+    root = case.choose.randrange(case.size)
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, any_dtype(case))
+    outputs = [case.empty(t) for t in tensors] if case.rank == root else None
+    dist.gather(case.on_device(tensors[case.rank]), outputs, group_dst=root, group=group)
+    for output, tensor in zip(outputs or [], tensors):
+        same_bits(output, tensor)
+
+
+def scatter(case, group=None):
+    root = case.choose.randrange(case.size)
+    shape = shape_of(case.choose, case.choose.choice(SIZES))
+    tensors = case.tensors(case.size, shape, any_dtype(case))
+    output = case.empty(tensors[0])
+    inputs = [case.on_device(t) for t in tensors] if case.rank == root else None
+    dist.scatter(output, inputs, group_src=root, group=group)
+    same_bits(output, tensors[case.rank])
+
+
+def reduce_scatter(case, group=None):
+    dtype = case.choose.choice([*INTEGRAL, *FLOATING])
+    op = random_op(case.choose, dtype)
+    sizes = [case.choose.choice(SIZES)] * case.size
+    if case.choose.random() < 0.3:
+        sizes = [case.choose.choice(SIZES) for _ in range(case.size)]
+    # lists[r][k]: what rank r has for rank k
+    lists = [[case.tensors(1, (n,), dtype)[0] for n in sizes] for _ in range(case.size)]
+    expected = combined([tensors[case.rank] for tensors in lists], op)
+    output = case.empty(expected)
+    dist.reduce_scatter(output, [case.on_device(t) for t in lists[case.rank]], op, group)
+    same_bits(output, expected)
+
+
+def reduce_scatter_tensor(case, group=None):
+    dtype = case.choose.choice([*INTEGRAL, *FLOATING])
+    op = random_op(case.choose, dtype)
+    size = case.choose.choice(SIZES)
+    tensors = case.tensors(case.size, (case.size * size,), dtype)
+    expected = combined(tensors, op)[case.rank * size : (case.rank + 1) * size]
+    output = case.empty(expected)
+    dist.reduce_scatter_tensor(output, case.on_device(tensors[case.rank]), op, group)
+    same_bits(output, expected)
+
+
+def all_to_all_single(case, group=None):
+    dtype = any_dtype(case)
+    width = case.choose.choice([1, 3, 1000])
+    ranks = range(case.size)
+    splits = [[case.choose.choice([0, 1, 2, 60]) for _ in ranks] for _ in ranks]
+    tensors = [case.tensors(1, (sum(row), width), dtype)[0] for row in splits]
+    received = [row[case.rank] for row in splits]
+    parts = [t.split(row)[case.rank] for t, row in zip(tensors, splits)]
+    output = case.on_device(torch.empty(sum(received), width, dtype=dtype))
+    mine = case.on_device(tensors[case.rank])
+    dist.all_to_all_single(output, mine, received, splits[case.rank], group)
+    same_bits(output, torch.cat(parts))
+
+
+def all_to_all(case, group=None):
+    dtype = any_dtype(case)
+    sizes = [[case.choose.choice(SIZES[:10]) for _ in range(case.size)] for _ in range(case.size)]
+    lists = [[case.tensors(1, (n,), dtype)[0] for n in row] for row in sizes]
+    outputs = [case.empty(row[case.rank]) for row in lists]
+    dist.all_to_all(outputs, [case.on_device(t) for t in lists[case.rank]], group)
+    for output, row in zip(outputs, lists):
+        same_bits(output, row[case.rank])
+
+
+def messages(case, group=None):
+    """Each rank sends to all others, some tags twice; receives are posted in another order."""
+    pairs = [
+        (source, target, tag, turn)
+        for source in range(case.size)
+        for target in range(case.size)
+        if source != target
+        for tag in range(2)
+        for turn in range(2)
+    ]
+    dtype = any_dtype(case)
+    sent = {pair: case.tensors(1, (case.choose.choice(SIZES),), dtype)[0] for pair in pairs}
+    order = sorted(pairs, key=lambda pair: (pair[3], case.choose.random()))
+    works, received = [], {}
+    for pair in order:
+        source, target, tag, _ = pair
+        if target == case.rank:
+            received[pair] = case.empty(sent[pair])
+            works.append(dist.irecv(received[pair], group_src=source, group=group, tag=tag))
+    for pair in sorted(pairs, key=lambda pair: (pair[3], case.choose.random())):
+        source, target, tag, _ = pair
+        if source == case.rank:
+            mine = case.on_device(sent[pair])
+            works.append(dist.isend(mine, group_dst=target, group=group, tag=tag))
+    for work in works:
+        work.wait()
+    for pair, tensor in received.items():
+        same_bits(tensor, sent[pair])
+
+
+def any_source(case, group=None):
+    tensors = case.tensors(case.size, (case.choose.choice(SIZES),), torch.int64)
+    if case.rank != 0:
+        dist.send(case.on_device(tensors[case.rank]), group_dst=0, group=group, tag=case.seed)
+        return
+    seen = set()
+    for _ in range(1, case.size):
+        output = case.empty(tensors[0])
+        source = dist.recv(output, group=group, tag=case.seed)
+        source = dist.get_group_rank(group, source) if group is not None else source
+        same_bits(output, tensors[source])
+        seen.add(source)
+    assert seen == set(range(1, case.size))
+
+
+KINDS = [
+    all_reduce,
+    reduce,
+    broadcast,
+    all_gather,
+    all_gather_into_tensor,
+    gather,
+    scatter,
+    reduce_scatter,
+    reduce_scatter_tensor,
+    all_to_all_single,
+    all_to_all,
+    messages,
+    any_source,
+]
+
+
+def run_cases(place, name, seeds):
+    function = next(kind for kind in KINDS if kind.__name__ == name)
+    for seed in seeds:
+        try:
+            function(Case(place, seed))
+        except Exception as error:
+            raise AssertionError(f"{name}, seed {seed}") from error
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_random_cases(ranks, kind, count):
+    cases = 30 if count == 2 else 12
+    ranks(run_cases, kind.__name__, range(cases), ranks=count)
