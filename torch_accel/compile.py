@@ -5,7 +5,8 @@ and from then on it is one call: no Python and no dispatcher an op. A graph for 
 captured anew for each set of sizes, which costs what recording it once costs; nothing is compiled.
 
 What cannot be captured, because it needs a value on the host or makes random numbers there, runs
-op by op as it would without torch.compile, and is counted in `torch.accel.report()`.
+op by op as it would without torch.compile, and is counted in `torch.accel.report()`. Numbers on the
+CPU (an optimizer's count of steps) are no such thing: they are computed first (host_part.py).
 """
 
 import threading
@@ -20,7 +21,7 @@ from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_t
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 from torch.utils._pytree import tree_leaves
 
-from torch_accel import _C, drawing
+from torch_accel import _C, drawing, host_part
 
 _PARTITIONERS = {"default": default_partition, "min_cut": min_cut_rematerialization_partition}
 _OPTIONS: dict[str, Any] = {"partitioner": "min_cut", "captures": 64}
@@ -88,11 +89,12 @@ def _compile(
     """What backend() says. made: takes what the graphs become."""
 
     def compile_graph(graph: torch.fx.GraphModule, _: Sequence[Any]) -> Callable[[list], Any]:
-        compiled = CompiledGraph(graph, settings["captures"])
+        parts = host_part.split(graph)
+        compiled = CompiledGraph(parts.device_graph if parts else graph, settings["captures"])
         made.append(compiled)
 
         def call(arguments: list) -> Sequence[Any]:
-            return compiled(arguments)
+            return parts(arguments, compiled) if parts else compiled(arguments)
 
         call._boxed_call = True  # takes one list; AOTAutograd looks for this on functions
         return call

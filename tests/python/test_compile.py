@@ -276,6 +276,37 @@ def test_what_is_not_captured_is_counted_with_its_reason():
     assert "random numbers made on the host" in reason and count == 5
 
 
+def test_numbers_on_the_cpu_are_computed_first():
+    def counted(x, count, scale, table):
+        before = x * count
+        count.add_(1)
+        return before + x * count.sqrt() * scale, count * 2, table.to("accel") + x, x.shape[0]
+
+    compiled = _compiled(counted)
+    x = torch.randn(4, device="accel")
+    counts = [torch.tensor(3.0), torch.tensor(3.0)]
+    torch.accel.reset_counters()
+    for turn in range(4):
+        others = torch.tensor(0.1 * turn, dtype=torch.float64), torch.arange(4.0) + turn
+        got, expected = (
+            function(x, count, *others)
+            for function, count in zip((compiled, counted), counts, strict=True)
+        )
+        for left, right in zip(got[:3], expected[:3], strict=True):
+            assert left.device == right.device and torch.equal(left, right)
+        assert got[3] == 4 and torch.equal(*counts)
+    assert torch.accel.counters()["regions"] > 0
+    assert "not_captured" not in torch.accel.report()
+
+
+def test_tensors_of_two_devices_run_op_by_op_with_the_reason():
+    table, index = torch.randn(6, device="accel"), torch.tensor([4, 1])
+    compiled = _compiled(lambda table, index: table[index] * 2)
+    torch.accel.reset_counters()
+    assert torch.equal(compiled(table, index), table[index] * 2)
+    assert torch.accel.report()["not_captured"] == {"tensors on accel:0, cpu": 1}
+
+
 def test_a_compiled_graph_is_part_of_a_larger_capture():
     compiled = _compiled(lambda x: x.exp() * 2)
     x = torch.zeros(4, device="accel")
@@ -330,19 +361,22 @@ def _assert_like_eager(function: Callable, *arguments: torch.Tensor, **settings)
         lambda p: torch.optim.AdamW(p, lr=1e-2, capturable=True),
         lambda p: torch.optim.Adam(p, lr=torch.tensor(1e-2, device="accel"), capturable=True),
         lambda p: torch.optim.AdamW(p, lr=1e-2),  # counts its steps on the CPU
+        lambda p: torch.optim.RMSprop(p, lr=1e-2),  # so does this
     ],
-    ids=["sgd", "adamw capturable", "adam tensor lr", "adamw"],
+    ids=["sgd", "adamw capturable", "adam tensor lr", "adamw", "rmsprop"],
 )
 def test_an_optimizers_step(make):
     model = _network()
     twin = copy.deepcopy(model)
     optimizer, other = make(model.parameters()), make(twin.parameters())
     compiled = torch.compile(optimizer.step, backend="accel")
+    torch.accel.reset_counters()
     for rows in range(2, 7):
         _step(model, model, rows)
         _step(twin, twin, rows)
         compiled()
         other.step()
+    assert "not_captured" not in torch.accel.report()
     for parameter, its_twin in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter, its_twin, rtol=1e-4, atol=1e-5)
 
