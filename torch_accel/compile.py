@@ -12,6 +12,7 @@ CPU (an optimizer's count of steps) are no such thing: they are computed first (
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,11 @@ def draw(function: Callable, *args: Any, path: str | None = None, **kwargs: Any)
     leaves = [x for x in tree_leaves(results) if isinstance(x, torch.Tensor) and x.requires_grad]
     if leaves:
         torch.autograd.backward(leaves, [torch.ones_like(x) for x in leaves])
-    graphs = [launches for compiled in made for launches in compiled.launches()]
+    graphs = [
+        drawing.Graph(compiled.role, launches)
+        for compiled in made
+        for launches in compiled.launches()
+    ]
     if path is not None:
         Path(path).write_text(drawing.svg(graphs))
     return drawing.table(graphs)
@@ -88,9 +93,12 @@ def _compile(
 ) -> Callable[..., Any]:
     """What backend() says. made: takes what the graphs become."""
 
-    def compile_graph(graph: torch.fx.GraphModule, _: Sequence[Any]) -> Callable[[list], Any]:
+    def compile_graph(
+        graph: torch.fx.GraphModule, _: Sequence[Any], role: str
+    ) -> Callable[[list], Any]:
         parts = host_part.split(graph)
-        compiled = CompiledGraph(parts.device_graph if parts else graph, settings["captures"])
+        device_graph = parts.device_graph if parts else graph
+        compiled = CompiledGraph(device_graph, settings["captures"], role)
         made.append(compiled)
 
         def call(arguments: list) -> Sequence[Any]:
@@ -100,9 +108,9 @@ def _compile(
         return call
 
     compiler = aot_autograd(
-        fw_compiler=compile_graph,
-        bw_compiler=compile_graph,
-        inference_compiler=compile_graph,
+        fw_compiler=partial(compile_graph, role="forward"),
+        bw_compiler=partial(compile_graph, role="backward"),
+        inference_compiler=partial(compile_graph, role="inference"),
         partition_fn=_PARTITIONERS[settings["partitioner"]],
         keep_inference_input_mutations=True,
     )
@@ -130,7 +138,8 @@ def _check(mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
 class CompiledGraph:
     """One graph of AOTAutograd. Called with a list of arguments, which it empties."""
 
-    def __init__(self, graph: torch.fx.GraphModule, captures: int):
+    def __init__(self, graph: torch.fx.GraphModule, captures: int, role: str):
+        self.role = role
         self._graph = graph
         self._calls = _C.CapturedCalls(captures)
         self._device, self._reason = _device_of(graph)
