@@ -22,7 +22,7 @@ from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_t
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 from torch.utils._pytree import tree_leaves
 
-from torch_accel import _C, drawing, host_part
+from torch_accel import _C, drawing, host_part, passes
 
 _PARTITIONERS = {"default": default_partition, "min_cut": min_cut_rematerialization_partition}
 _OPTIONS: dict[str, Any] = {"partitioner": "min_cut", "captures": 64}
@@ -96,6 +96,7 @@ def _compile(
     def compile_graph(
         graph: torch.fx.GraphModule, _: Sequence[Any], role: str
     ) -> Callable[[list], Any]:
+        passes.stack_selects(graph)
         parts = host_part.split(graph)
         device_graph = parts.device_graph if parts else graph
         compiled = CompiledGraph(device_graph, settings["captures"], role)

@@ -277,6 +277,26 @@ def test_what_is_not_captured_is_counted_with_its_reason():
     assert "random numbers made on the host" in reason and count == 5
 
 
+def test_slices_that_are_unpacked_have_one_gradient():
+    def unpacked(x):
+        first, second, third = x.movedim(1, 0)
+        return first * second + third
+
+    def partly(x):
+        return x[0] * x[2] + x[0]
+
+    def launches_of(function, x):
+        grads = [torch.autograd.grad(f(x).sum(), x)[0] for f in (_compiled(function), function)]
+        assert torch.equal(*grads)
+        return draw(function, x).partition("backward")[2]
+
+    from torch_accel.compile import draw
+
+    x = torch.randn(3, 3, 4, device="accel", requires_grad=True)
+    assert "Fill" not in launches_of(unpacked, x)
+    assert "Fill" in launches_of(partly, x)
+
+
 def test_numbers_on_the_cpu_are_computed_first():
     def counted(x, count, scale, table):
         before = x * count
