@@ -11,6 +11,7 @@ from torch_accel._imports import when_imported
 def apply() -> None:
     _patch_dlpack()
     when_imported("torch.nn.attention.flex_attention", _patch_flex_attention)
+    when_imported("torch.utils.flop_counter", _register_flops_of_attention)
 
 
 def _patch_flex_attention(module) -> None:
@@ -23,6 +24,21 @@ def _patch_flex_attention(module) -> None:
             original(query, key, value)
 
     module._validate_device = validate
+
+
+def _register_flops_of_attention(module) -> None:
+    # FlopCounterMode knows the attention ops of other devices by name. Can go when it knows the one
+    # that devices override.
+    forward = torch.ops.aten._scaled_dot_product_fused_attention_overrideable
+    backward = torch.ops.aten._scaled_dot_product_fused_attention_overrideable_backward
+
+    @module.register_flop_formula(forward)
+    def _(query, key, value, *_, out_shape=None, **__) -> int:
+        return module.sdpa_flop_count(query, key, value)
+
+    @module.register_flop_formula(backward)
+    def _(grad, query, key, value, *_, out_shape=None, **__) -> int:
+        return module.sdpa_backward_flop_count(grad, query, key, value)
 
 
 def _patch_dlpack() -> None:

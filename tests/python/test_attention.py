@@ -263,3 +263,13 @@ def test_attention_is_recorded(counted):
             attention(q, k, v, is_causal=True, dropout_p=0.1), [q, k, v], seed
         ),
     )
+
+
+def test_flops_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    q = torch.randn(1, 2, 16, 8, device="accel", requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        attention(q, q, q).sum().backward()
+    # Two products forward, five backward; 2 * 16 * 16 * 8 operations each, for two heads.
+    assert counter.get_total_flops() == 7 * 2 * (2 * 16 * 16 * 8)
