@@ -24,6 +24,12 @@ def _register_backend(distributed: ModuleType) -> None:
         distributed.Backend.register_backend("accl", _create, extended_api=True, devices=["accel"])
 
 
+def _make_gloo(store, rank, size, timeout):
+    from torch.distributed import ProcessGroupGloo
+
+    return ProcessGroupGloo(store, rank, size, timeout=timeout)
+
+
 def _create(group, options=None):
     timeout = getattr(options, "_timeout", None) or group.timeout
     return _C.make_process_group(

@@ -6,9 +6,11 @@
 
 #include <ATen/ops/_local_scalar_dense.h>
 #include <c10/core/StreamGuard.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "csrc/aten/recording.h"
 #include "csrc/distributed/flight_recorder.h"
+#include "csrc/distributed/host_transport.h"
 #include "csrc/distributed/rendezvous.h"
 #include "csrc/distributed/shared_transport.h"
 #include "csrc/graph/recorder.h"
@@ -339,8 +341,12 @@ std::shared_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store,
       here.push_back(other);
     }
   }
-  TORCH_CHECK_WITH(DistBackendError, static_cast<int>(here.size()) == size,
-                   "accl: the ranks run on several hosts");
+  if (static_cast<int>(here.size()) < size) {
+    TORCH_CHECK(make_gloo != nullptr, "accl: ranks on several hosts need Gloo");
+    const auto prefix =
+        c10::make_intrusive<c10d::PrefixStore>("accl/gloo/" + membership.token, store);
+    return remember(std::make_shared<HostTransport>(make_gloo(prefix, rank, size, timeout)));
+  }
   return remember(std::make_shared<SharedTransport>(
       std::make_unique<SharedRegion>(*store, membership, here, rank, timeout)));
 }

@@ -32,6 +32,15 @@ c10::intrusive_ptr<c10d::Backend> make_process_group(const c10::intrusive_ptr<c1
   return c10::make_intrusive<ProcessGroup>(store, rank, size, std::move(options));
 }
 
+// torch's Gloo, made by torch_accel/distributed.py.
+c10::intrusive_ptr<c10d::Backend> make_gloo(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                            int size, std::chrono::milliseconds timeout) {
+  py::gil_scoped_acquire gil;
+  return py::module_::import("torch_accel.distributed")
+      .attr("_make_gloo")(store, rank, size, timeout)
+      .cast<c10::intrusive_ptr<c10d::Backend>>();
+}
+
 py::list flight_record() {
   py::list list;
   for (const distributed::FlightEntry& entry : distributed::flight_record()) {
@@ -57,6 +66,7 @@ py::list flight_record() {
 }  // namespace
 
 void bind_distributed(py::module_& module) {
+  distributed::register_gloo(make_gloo);
   module.def("make_process_group", torch::wrap_pybind_function(make_process_group));
   module.def("flight_record", flight_record);
   module.def("host_identity", distributed::host_identity);

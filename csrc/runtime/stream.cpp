@@ -197,6 +197,10 @@ void settle_device(int device, Settle how) {
   for_each_stream(device, [gil](WorkerStream& stream) { stream.drain(kNever, gil); });
 }
 
+void forget_failure_everywhere(const std::exception_ptr& failure) {
+  for_each_stream([&](WorkerStream& stream) { stream.forget_failure(failure); });
+}
+
 void shutdown() {
   if (in_bad_fork()) return;
   const auto quietly = [](auto&& action) {

@@ -11,6 +11,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 
@@ -61,6 +62,31 @@ size_t in_flight_bytes_budget() {
 
 std::atomic<TailFactory> tail_factory{nullptr};
 
+// The last failures that were raised: one that reaches another stream later is no news.
+struct RaisedFailures {
+  std::mutex mutex;
+  std::array<std::exception_ptr, 16> last;
+  size_t count = 0;
+};
+
+RaisedFailures& raised_failures() {
+  static auto* raised = new RaisedFailures;  // outlives static destruction
+  return *raised;
+}
+
+bool was_raised(const std::exception_ptr& failure) {
+  RaisedFailures& raised = raised_failures();
+  std::lock_guard<std::mutex> lock(raised.mutex);
+  return std::find(raised.last.begin(), raised.last.end(), failure) != raised.last.end();
+}
+
+void remember_raised(const std::exception_ptr& failure) {
+  RaisedFailures& raised = raised_failures();
+  std::exception_ptr oldest = failure;  // which goes without the lock
+  std::lock_guard<std::mutex> lock(raised.mutex);
+  std::swap(raised.last[raised.count++ % raised.last.size()], oldest);
+}
+
 }  // namespace
 
 TailFactory register_tail_factory(TailFactory factory) { return tail_factory.exchange(factory); }
@@ -72,6 +98,11 @@ int64_t steady_now() {
 }
 
 bool on_worker() { return is_worker; }
+
+void note_raised(const std::exception_ptr& failure) {
+  remember_raised(failure);
+  forget_failure_everywhere(failure);
+}
 
 Tail* WorkerStream::tail() const {
   if (Tail* tail = tail_.load(std::memory_order_acquire)) return tail;
@@ -234,7 +265,7 @@ void WorkerStream::notify_waiting() {
 // The first failure is the one that is told; what it led to is not news.
 void WorkerStream::store_failure(std::exception_ptr failure) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (failure_ != nullptr) return;
+  if (failure_ != nullptr || was_raised(failure)) return;
   failure_ = std::move(failure);
   failed_.store(true, std::memory_order_release);
 }
@@ -244,8 +275,11 @@ std::exception_ptr WorkerStream::failure() const {
   return failure_;
 }
 
-void WorkerStream::forget_failure() {
+void WorkerStream::forget_failure() { forget_failure(failure()); }
+
+void WorkerStream::forget_failure(const std::exception_ptr& failure) {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (failure_ == nullptr || failure_ != failure) return;
   failure_ = nullptr;
   skip_through_.store(submitted_.load(), std::memory_order_release);
   failed_.store(false, std::memory_order_release);
@@ -261,6 +295,7 @@ void WorkerStream::raise_failure() {
     skip_through_.store(submitted_.load(), std::memory_order_release);
     failed_.store(false, std::memory_order_release);
   }
+  note_raised(failure);
   std::rethrow_exception(failure);
 }
 

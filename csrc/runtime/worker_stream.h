@@ -39,8 +39,9 @@ class WorkerStream final : public Stream {
   std::exception_ptr failure() const override;
 
   void hand_over();
-  // Drops the pending failure: nobody is left who would be told.
+  // Drops the pending failure: nobody is left who would be told. Or only if it is this one.
   void forget_failure();
+  void forget_failure(const std::exception_ptr& failure);
   // Waits for all that is queued, at most until the deadline; raises nothing and leaves a failure
   // pending.
   void drain(int64_t deadline = kNever, Gil gil = Gil::Release);
@@ -93,6 +94,11 @@ class WorkerStream final : public Stream {
   std::condition_variable work_;  // for the worker: a command, a pending tail, the end
   std::condition_variable done_;  // for waiting hosts: a command has completed
 };
+
+// Events pass failures on to other streams, but each is raised once: from now on it is pending
+// nowhere.
+void note_raised(const std::exception_ptr& failure);
+void forget_failure_everywhere(const std::exception_ptr& failure);
 
 // Whether the calling thread is a stream's worker, which must not wait for streams.
 bool on_worker();

@@ -2,6 +2,7 @@
 give: equal in every bit, also in sums of floating numbers, which follow the order of the ranks.
 The programs are random, but the same on all ranks."""
 
+import os
 import random
 
 import pytest
@@ -350,3 +351,101 @@ def run_cases(place, name, seeds):
 def test_random_cases(ranks, kind, count):
     cases = 30 if count == 2 else 12
     ranks(run_cases, kind.__name__, range(cases), ranks=count)
+
+
+# ---- several groups, streams and operations under way ----
+
+
+def run_interleaved(place, seed):
+    """Collectives of three groups on four streams, none waited for before all are handed over."""
+    choose = random.Random(seed)
+    everyone = list(range(place.ranks))
+    groups = [None, dist.new_group(everyone), dist.new_group(everyone[:-1])]
+    streams = [torch.accel.Stream() for _ in range(4)]
+    expected, pending = [], []
+    for _ in range(60):
+        group = choose.choice(groups)
+        stream = choose.choice(streams)
+        size = choose.choice([1, 100, 5000, 200_000])
+        value = choose.randrange(100)
+        if group is groups[2] and place.rank == place.ranks - 1:
+            continue
+        members = place.ranks - (group is groups[2])
+        with torch.accel.stream(stream):
+            tensor = torch.full((size,), value + place.rank, device=place.device)
+            tensor = tensor * 2
+            work = dist.all_reduce(tensor, group=group, async_op=True)
+        pending.append((work, tensor, stream))
+        expected.append(2 * (members * value + sum(range(members))))
+    choose.shuffle(pending_order := list(range(len(pending))))
+    for index in pending_order:
+        work, tensor, _ = pending[index]
+        with torch.accel.stream(choose.choice(streams)):
+            work.wait()
+            assert (tensor == expected[index]).all().item()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_and_streams_interleave(ranks, seed):
+    ranks(run_interleaved, seed, ranks=3)
+
+
+def use_futures(place):
+    tensor = torch.ones(1000, device=place.device)
+    future = dist.all_reduce(tensor, async_op=True).get_future()
+    doubled = future.then(lambda done: done.value()[0] * 2)
+    assert (doubled.wait() == 2 * place.ranks).all().item()
+
+
+def use_coalescing(place):
+    device = place.device
+    tensors = [torch.full((n,), float(place.rank), device=device) for n in (1, 1000, 50_000)]
+    with dist._coalescing_manager(device=device, async_ops=True) as manager:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+    manager.wait()
+    total = sum(range(place.ranks))
+    assert all((tensor == total).all().item() for tensor in tensors)
+    received = torch.empty(5, device=device)
+    operations = [
+        dist.P2POp(dist.isend, tensors[0].expand(5), (place.rank + 1) % place.ranks),
+        dist.P2POp(dist.irecv, received, (place.rank - 1) % place.ranks),
+    ]
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
+    assert (received == total).all().item()
+
+
+def use_premultiplied_sums(place):
+    tensor = torch.full((100,), 2.0, device=place.device, dtype=torch.bfloat16)
+    dist.all_reduce(tensor, dist._make_nccl_premul_sum(0.5 + place.rank))
+    assert (tensor == sum(2 * (0.5 + rank) for rank in range(place.ranks))).all().item()
+
+
+@pytest.mark.parametrize(
+    "case", [use_futures, use_coalescing, use_premultiplied_sums], ids=lambda case: case.__name__
+)
+def test_case(ranks, case):
+    ranks(case, ranks=3)
+
+
+# ---- several hosts ----
+
+
+def run_on_hosts(place, hosts, seeds):
+    os.environ["ACCEL_HOST_ID"] = hosts[place.rank]
+    try:
+        place.join()
+    finally:
+        del os.environ["ACCEL_HOST_ID"]
+    for kind in KINDS:
+        # Gloo's messages between two ranks are received in the order in which they were sent.
+        if kind is not messages:
+            run_cases(place, kind.__name__, seeds)
+    use_futures(place)
+    use_premultiplied_sums(place)
+
+
+@pytest.mark.parametrize("hosts", ["ab", "aab"])
+def test_several_hosts(ranks, hosts):
+    ranks(run_on_hosts, hosts, range(4), ranks=len(hosts), join=False)
