@@ -13,6 +13,14 @@ trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT
 
 section() { printf '\n== %s\n' "$*"; }
 
+# side_by_side NAME=VALUE... -- PYTEST_ARGUMENTS...: one process a core, one thread each, since most
+# tests are small. Processes that are each as wide as the machine are slower together than in turn.
+side_by_side() {
+  local settings=()
+  while [ "$1" != -- ]; do settings+=("$1") && shift; done && shift
+  env "${settings[@]}" OMP_NUM_THREADS=1 $python -m pytest -q -n auto "$@"
+}
+
 read -r -a isas <<<"$($python -m torch_accel isas)"
 best=${isas[-1]}
 
@@ -30,18 +38,33 @@ for isa in "${isas[@]}"; do
   done
 done
 
+tests=(--ignore=tests/python/distributed tests/python)
+
+# With all threads, one after the other; what takes long is one process a core.
 section "pytest, ACCEL_ISA=$best"
-$python -m pytest -q -m "not database" tests/python
+$python -m pytest -q -m "not slow and not database" "${tests[@]}"
+section "pytest, slow tests"
+side_by_side -- -m "slow and not alone and not database" "${tests[@]}"
+$python -m pytest -q -m "slow and alone" "${tests[@]}"
+
+if [ -d tests/python/distributed ]; then
+  section "pytest, distributed" # ranks are processes of their own
+  $python -m pytest -q tests/python/distributed
+fi
+
+section "PyTorch's operator database"
+side_by_side ACCEL_FALLBACK=quiet -- -m database "${tests[@]}"
+section "PyTorch's operator database, ACCEL_MEMORY=guarded"
+side_by_side ACCEL_FALLBACK=quiet ACCEL_MEMORY=guarded -- -m database "${tests[@]}"
 
 # The same programs, where a broken contract would show: one Node per Segment, memory that the host
 # must not touch, and the lower instruction sets.
-core=(-q -m "not slow and not database" tests/python)
-section "pytest, ACCEL_FUSION=0"
-ACCEL_FUSION=0 $python -m pytest "${core[@]}"
-section "pytest, ACCEL_MEMORY=guarded"
-ACCEL_MEMORY=guarded $python -m pytest "${core[@]}"
+modes=(ACCEL_FUSION=0 ACCEL_MEMORY=guarded)
 for isa in "${isas[@]}"; do
-  [ "$isa" = "$best" ] && continue
-  section "pytest, ACCEL_ISA=$isa"
-  ACCEL_ISA=$isa $python -m pytest "${core[@]}"
+  [ "$isa" = "$best" ] || modes+=("ACCEL_ISA=$isa")
+done
+for mode in "${modes[@]}"; do
+  section "pytest, $mode"
+  side_by_side "$mode" -- -m "not slow and not alone and not database" "${tests[@]}"
+  env "$mode" $python -m pytest -q -m "alone and not slow" "${tests[@]}"
 done

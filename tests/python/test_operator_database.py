@@ -27,6 +27,15 @@ def allocated() -> int:
     return torch.accel.memory_allocated()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """What was there before the tests is no garbage: collections need not look at it each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_memory_is_kept():
     """What a test took it has given back. Cycles of references are collected where it has not."""

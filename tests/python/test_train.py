@@ -99,6 +99,7 @@ def test_the_example_compares_and_draws(tmp_path):
     assert (tmp_path / "gpt-accel.pt").exists()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_example_resumes_after_ctrl_c(tmp_path):
     command = example("--steps", "300", out=tmp_path)
