@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 pytestmark = pytest.mark.slow
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES += (torch.complex64, torch.complex128, torch.complex32)
 CASES = [
     pytest.param(info, dtype, id=f"{info.formatted_name}-{str(dtype).removeprefix('torch.')}")
     for info in module_db
