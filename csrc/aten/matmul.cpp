@@ -1,8 +1,9 @@
-// Matrix products: mm, bmm, addmm, baddbmm, addmv, dot. One Matmul Node each; what is added to the
+// Matrix products: mm, bmm, addmm, baddbmm, addmv, addr_, dot. One Matmul Node each; what is added to the
 // product is a pointwise Node behind it, on the unrounded product, which fusion makes an epilogue.
 #include <ATen/Context.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/addr.h>
 #include <ATen/ops/dot.h>
 #include <ATen/ops/result_type.h>
 
@@ -205,7 +206,12 @@ Tensor& affine_out(const char* name, const Tensor& bias, const Tensor& a, const 
   check_same_dtype(a, b);
   check_bias(bias, a, sizes);
   check_out(out, a);
-  if (!out.is_same(bias)) resize_output(out, sizes);
+  if (!out.is_same(bias)) {
+    resize_output(out, sizes);
+  } else {
+    TORCH_CHECK(out.sizes() == sizes, "Bad in-place call: input tensor size ", out.sizes(),
+                " and output tensor size ", sizes, " should match");
+  }
   if (!native({&a, &b, &bias, &out}) || beta.isComplex() || alpha.isComplex()) {
     to_host<Tensor>((std::string("aten::") + name).c_str(), "out", bias, a, b, beta, alpha, out);
   } else {
@@ -271,6 +277,17 @@ Tensor& addmv_out(const Tensor& bias, const Tensor& matrix, const Tensor& vector
   return out;
 }
 
+// PyTorch's own for a device other than CPU and CUDA would resize the input.
+Tensor& addr_(Tensor& self, const Tensor& a, const Tensor& b, const at::Scalar& beta,
+              const at::Scalar& alpha) {
+  TORCH_CHECK(self.dim() == 2, "2D tensor expected, got ", self.dim(), "D tensor for input");
+  TORCH_CHECK(a.dim() == 1 && b.dim() == 1, "vec1 and vec2 should be 1-dimensional vectors. Got ",
+              a.dim(), "D and ", b.dim(), "D tensors");
+  TORCH_CHECK(self.size(0) == a.size(0) && self.size(1) == b.size(0),
+              "size mismatch, input: ", self.sizes(), ", v1: ", a.sizes(), ", v2: ", b.sizes());
+  return self.copy_(at::addr(self, a, b, beta, alpha));
+}
+
 Tensor dot(const Tensor& a, const Tensor& b) {
   TORCH_CHECK(a.dim() == 1 && b.dim() == 1, "1D tensors expected, but got ", a.dim(), "D and ",
               b.dim(), "D tensors");
@@ -325,6 +342,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("baddbmm", TORCH_FN(baddbmm));
   m.impl("baddbmm_", TORCH_FN(baddbmm_));
   m.impl("baddbmm.out", TORCH_FN(baddbmm_out));
+  m.impl("addr_", TORCH_FN(addr_));
   m.impl("addmv.out", TORCH_FN(addmv_out));
   m.impl("dot", TORCH_FN(dot));
   m.impl("vdot", TORCH_FN(vdot));

@@ -488,20 +488,25 @@ Tensor& where_out(const Tensor& condition, const Tensor& self, const Tensor& oth
   return out;
 }
 
-Tensor& masked_fill_(Tensor& self, const Tensor& mask, const at::Scalar& value) {
+void check_masked_fill(const Tensor& self, const Tensor& mask) {
   TORCH_CHECK(mask.scalar_type() == ScalarType::Bool,
               "masked_fill_ only supports boolean masks, but got mask with dtype ",
               mask.scalar_type());
   TORCH_CHECK(self.device() == mask.device() || mask.dim() == 0,
               "expected self and mask to be on the same device, but got mask on ", mask.device(),
               " and self on ", self.device());
+  const at::DimVector sizes = at::infer_size_dimvector(self.sizes(), mask.sizes());
+  TORCH_CHECK(self.sizes() == IntArrayRef(sizes), "output with shape ", self.sizes(),
+              " doesn't match the broadcast shape ", IntArrayRef(sizes));
+}
+
+Tensor& masked_fill_(Tensor& self, const Tensor& mask, const at::Scalar& value) {
+  check_masked_fill(self, mask);
   if (!recordable(self, {&self, &mask}) || mask.device().is_cpu() || (value.isComplex()) ||
       at::has_internal_overlap(self) == at::MemOverlap::Yes) {
     to_host<Tensor>("aten::masked_fill_", "Scalar", self, mask, value);
     return self;
   }
-  TORCH_CHECK(at::infer_size_dimvector(self.sizes(), mask.sizes()) == self.sizes(),
-              "output with shape ", self.sizes(), " doesn't match the broadcast shape");
   Recording(Opcode::MaskedFill)
       .output(self)
       .input(self)
@@ -516,8 +521,10 @@ Tensor& masked_fill_tensor_(Tensor& self, const Tensor& mask, const Tensor& valu
   TORCH_CHECK(value.dim() == 0,
               "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with ",
               value.dim(), " dimension(s).");
+  check_masked_fill(self, mask);
   if (value.device().is_cpu()) return masked_fill_(self, mask, value.item());
-  if (!recordable(self, {&self, &mask, &value}) || mask.device().is_cpu()) {
+  if (!recordable(self, {&self, &mask, &value}) || mask.device().is_cpu() ||
+      at::has_internal_overlap(self) == at::MemOverlap::Yes) {
     to_host<Tensor>("aten::masked_fill_", "Tensor", self, mask, value);
     return self;
   }

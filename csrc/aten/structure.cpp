@@ -1,6 +1,7 @@
 // Structure: making tensors, viewing and resizing them, copying to, from and within the device,
 // reading single values. Views are metadata only.
 #include <ATen/EmptyTensor.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/TensorFactories.h>
 #include <ATen/ops/_local_scalar_dense.h>
@@ -199,6 +200,7 @@ void copy_within(const Tensor& from, const Tensor& to) {
 Tensor copy_from(const Tensor& self, const Tensor& dst, bool non_blocking) {
   runtime::check_fork();
   if (dst.numel() == 0) return dst;
+  at::assert_no_internal_overlap(dst);
   if (self.device().is_privateuseone() && (self.is_conj() || self.is_neg())) {
     // The bits are views of the plain numbers: those are copied, then changed where they arrive.
     // (Resolving the bits would copy, and so come here again.)
