@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: help train test test-database op-coverage bench build build-tests lint format check-isa asan tsan doctor clean
+.PHONY: help train test test-database test-database-compiled op-coverage bench build build-tests lint format check-isa asan tsan doctor clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo '                 (ARGS="--amp", ARGS="--compare", ... are passed on to it)'
 	@echo 'make test        the same set-up, then all tests, C++ and Python'
 	@echo 'make test-database  PyTorch'"'"'s whole operator database, every dtype, forward and backward'
+	@echo 'make test-database-compiled  the same through torch.compile, every sample in every dtype'
 	@echo 'make op-coverage write docs/op_coverage.md: what is native, a host op, a fallback'
 	@echo 'make bench       compare accel with CPU eager and inductor (ARGS="--amp", ...)'
 	@echo 'make doctor      versions, instruction sets, memory and a self-test'
@@ -33,7 +34,12 @@ test: build-tests $(VENV)/test
 # One thread a process: the operators are small, and the processes share the cores.
 test-database: build $(VENV)/test
 	ACCEL_FALLBACK=quiet OMP_NUM_THREADS=1 \
-	  $(RUN) -m pytest -q -n auto -m database tests/python/test_operator_database.py
+	  $(RUN) -m pytest -q -n auto -m database $(ARGS) tests/python/test_operator_database.py
+
+test-database-compiled: build $(VENV)/test
+	ACCEL_TEST_COMPILED=all ACCEL_FALLBACK=quiet OMP_NUM_THREADS=1 \
+	  $(RUN) -m pytest -q -n auto -m database -k compiled- $(ARGS) \
+	  tests/python/test_operator_database.py
 
 op-coverage: build $(VENV)/test
 	$(RUN) tools/op_coverage.py
