@@ -38,24 +38,18 @@ for isa in "${isas[@]}"; do
   done
 done
 
-tests=(--ignore=tests/python/distributed tests/python)
+database=tests/python/test_operator_database.py
+tests=(--ignore=tests/python/distributed --ignore=$database tests/python)
 
 # With all threads, one after the other; what takes long is one process a core.
 section "pytest, ACCEL_ISA=$best"
-$python -m pytest -q -m "not slow and not database" "${tests[@]}"
+$python -m pytest -q -m "not slow" "${tests[@]}"
 section "pytest, slow tests"
-side_by_side -- -m "slow and not alone and not database" "${tests[@]}"
+side_by_side -- -m "slow and not alone" "${tests[@]}"
 $python -m pytest -q -m "slow and alone" "${tests[@]}"
 
-if [ -d tests/python/distributed ]; then
-  section "pytest, distributed" # ranks are processes of their own
-  $python -m pytest -q tests/python/distributed
-fi
-
-section "PyTorch's operator database"
-side_by_side ACCEL_FALLBACK=quiet -- -m database "${tests[@]}"
-section "PyTorch's operator database, ACCEL_MEMORY=guarded"
-side_by_side ACCEL_FALLBACK=quiet ACCEL_MEMORY=guarded -- -m database "${tests[@]}"
+section "pytest, distributed" # ranks are processes of their own
+$python -m pytest -q tests/python/distributed
 
 # The same programs, where a broken contract would show: one Node per Segment, memory that the host
 # must not touch, and the lower instruction sets.
@@ -65,6 +59,6 @@ for isa in "${isas[@]}"; do
 done
 for mode in "${modes[@]}"; do
   section "pytest, $mode"
-  side_by_side "$mode" -- -m "not slow and not alone and not database" "${tests[@]}"
+  side_by_side "$mode" -- -m "not slow and not alone" "${tests[@]}"
   env "$mode" $python -m pytest -q -m "alone and not slow" "${tests[@]}"
 done

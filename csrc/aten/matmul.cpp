@@ -1,5 +1,6 @@
-// Matrix products: mm, bmm, addmm, baddbmm, addmv, addr_, dot. One Matmul Node each; what is added to the
-// product is a pointwise Node behind it, on the unrounded product, which fusion makes an epilogue.
+// Matrix products: mm, bmm, addmm, baddbmm, addmv, addr_, dot. One Matmul Node each; what is added
+// to the product is a pointwise Node behind it, on the unrounded product, which fusion makes an
+// epilogue.
 #include <ATen/Context.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/addmm.h>
