@@ -20,6 +20,7 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_type
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
+from torch._guards import TracingContext
 from torch.utils._pytree import tree_leaves
 
 from torch_accel import _C, drawing, host_part, passes
@@ -108,9 +109,16 @@ def _compile(
         call._boxed_call = True  # takes one list; AOTAutograd looks for this on functions
         return call
 
+    def compile_backward(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable:
+        # What may be overwritten is found out at each call, so retain_graph=True is no error here.
+        context = TracingContext.try_get()
+        if context is not None and context.fw_metadata is not None:
+            context.fw_metadata.bw_donated_idxs = []
+        return compile_graph(graph, inputs, role="backward")
+
     compiler = aot_autograd(
         fw_compiler=partial(compile_graph, role="forward"),
-        bw_compiler=partial(compile_graph, role="backward"),
+        bw_compiler=compile_backward,
         inference_compiler=partial(compile_graph, role="inference"),
         partition_fn=_PARTITIONERS[settings["partitioner"]],
         keep_inference_input_mutations=True,

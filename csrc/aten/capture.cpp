@@ -11,6 +11,24 @@
 
 namespace accel::aten {
 
+namespace {
+
+// What queued work may hold of memory that the user has let go of, when a run takes memory for
+// itself. A run takes at once what eager code takes op by op, so a host that runs ahead (of a
+// backward with all activations, of an optimizer with all gradients) would hold it twice; and
+// while one long Command is in flight, there is nothing to be gained by queueing the next.
+constexpr int64_t kHeldBytes = int64_t{16} << 20;
+
+void wait_for_memory(runtime::Stream& stream) {
+  for (uint64_t done; (done = stream.completed()) < stream.submitted();) {
+    const auto stats = runtime::memory_stats(stream.device());
+    if (stats.active_bytes[0].current - stats.allocated_bytes[0].current <= kHeldBytes) return;
+    stream.wait(done + 1);
+  }
+}
+
+}  // namespace
+
 CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::ArrayRef<Tensor> inputs,
                            c10::ArrayRef<Tensor> outputs)
     : device_(device) {
@@ -50,6 +68,7 @@ CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::Array
       TORCH_CHECK(owner->layout.dtype == output.layout.dtype,
                   "a captured call returns an input as another dtype");
       output.input = static_cast<int32_t>(owner - inputs_.begin());
+      owner->returned = true;
       output.offset =
           tensor.storage_offset() - inputs[static_cast<size_t>(output.input)].storage_offset();
       continue;
@@ -59,7 +78,7 @@ CapturedCall::CapturedCall(int device, graph::RegionCapture& capture, c10::Array
     output.storage = static_cast<int32_t>(slot - input_blocks_);
     output.offset = tensor.storage_offset();
     storages_.resize(given.size() - input_blocks_);
-    storages_[static_cast<size_t>(output.storage)] = tensor.storage().nbytes();
+    storages_[static_cast<size_t>(output.storage)] = {tensor.storage().nbytes(), block->requested};
   }
   region_ = capture.finish(given);
 }
@@ -92,22 +111,33 @@ bool CapturedCall::accepts(c10::ArrayRef<Tensor> inputs) const {
   return true;
 }
 
-std::vector<Tensor> CapturedCall::run(c10::ArrayRef<Tensor> inputs) const {
+std::vector<Tensor> CapturedCall::run(Tensors inputs) const {
   const c10::DeviceGuard guard(
       c10::Device(c10::kPrivateUse1, static_cast<c10::DeviceIndex>(device_)));
+  runtime::Stream& stream = runtime::current_stream(device_);
   std::vector<graph::Region::Given> given(input_blocks_);
+  c10::SmallVector<runtime::BlockReference, 64> held(input_blocks_);
   for (size_t i = 0; i < inputs.size(); ++i) {
     runtime::Block* block = block_of(inputs[i]);
-    given[inputs_[i].given] = {block, offset_in(*block, inputs[i]) - inputs_[i].position};
+    const size_t slot = inputs_[i].given;
+    if (!given[slot].block) held[slot] = runtime::BlockReference(block, stream.tail());
+    given[slot] = {block, offset_in(*block, inputs[i]) - inputs_[i].position};
   }
+  // While they are alive: what writes the memory of a dead Tensor is never run.
+  stream.tail()->hand_over();
+  // Only those that outputs are views of are needed any more.
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs_[i].returned) inputs[i].reset();
+  }
+  wait_for_memory(stream);
   c10::SmallVector<c10::Storage, 16> storages;
-  for (size_t bytes : storages_) {
-    c10::DataPtr memory = c10::GetAllocator(c10::kPrivateUse1)->allocate(bytes);
+  for (const Storage& storage : storages_) {
+    c10::DataPtr memory = c10::GetAllocator(c10::kPrivateUse1)->allocate(storage.memory);
     given.push_back({runtime::block_of(memory)});
-    storages.emplace_back(c10::Storage::use_byte_size_t(), bytes, std::move(memory),
+    storages.emplace_back(c10::Storage::use_byte_size_t(), storage.bytes, std::move(memory),
                           c10::GetAllocator(c10::kPrivateUse1), /*resizable=*/true);
   }
-  region_->run(runtime::current_stream(device_), given);
+  region_->run(stream, given);
   std::vector<Tensor> results;
   results.reserve(outputs_.size());
   for (const Output& output : outputs_) {

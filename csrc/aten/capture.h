@@ -13,6 +13,8 @@
 
 namespace accel::aten {
 
+using Tensors = c10::SmallVector<at::Tensor, 64>;
+
 // What a capture became.
 class CapturedCall {
  public:
@@ -23,8 +25,9 @@ class CapturedCall {
   // Whether the Tensors can stand for those of the capture: device, dtypes, sizes, strides, and
   // which of them share memory.
   bool accepts(c10::ArrayRef<at::Tensor> inputs) const;
-  // Records one run on the current stream. inputs: as accepted.
-  std::vector<at::Tensor> run(c10::ArrayRef<at::Tensor> inputs) const;
+  // Records one run on the current stream. inputs: as accepted; they are dropped before memory for
+  // the outputs is taken, and the memory of those that nobody else holds is donated to the run.
+  std::vector<at::Tensor> run(Tensors inputs) const;
 
   const graph::Region& region() const { return *region_; }
 
@@ -35,8 +38,12 @@ class CapturedCall {
   };
   struct Input {
     Layout layout;
-    size_t given;      // the Block, among those that a run gives
-    int64_t position;  // bytes into the Block
+    size_t given;           // the Block, among those that a run gives
+    int64_t position;       // bytes into the Block
+    bool returned = false;  // as the storage of an output
+  };
+  struct Storage {
+    size_t bytes, memory;  // a storage that was made smaller has more memory than bytes
   };
   struct Output {
     bool defined = false;
@@ -50,7 +57,7 @@ class CapturedCall {
   std::vector<Input> inputs_;
   std::vector<Output> outputs_;
   size_t input_blocks_ = 0;
-  std::vector<size_t> storages_;  // bytes of each fresh one
+  std::vector<Storage> storages_;  // the fresh ones
   std::shared_ptr<const graph::Region> region_;
 };
 

@@ -118,7 +118,7 @@ void Recorder::record(NodeSpec& node) {
       handed_over = segment_ != nullptr;
       cut();
     }
-    if (!segment_) segment_ = std::make_unique<Segment>();
+    if (!segment_) segment_ = std::make_unique<Segment>(this);
     segment_->append(node);
     for (const ViewSpec& view : node.outputs) {
       if (!view.block) continue;
@@ -174,7 +174,7 @@ void Recorder::begin_capture() {
   cut();
   boundary_.restart();
   static std::atomic<uint64_t> captures{0};
-  captured_ = std::make_unique<Segment>(++captures);
+  captured_ = std::make_unique<Segment>(this, ++captures);
   capturing_.store(true, std::memory_order_release);
 }
 

@@ -13,8 +13,8 @@ namespace accel::graph {
 
 namespace {
 
-// Places in the workspace begin at cache lines of their own.
-constexpr size_t kAlignment = 64;
+// How many sets of donated Blocks are planned for. Beyond, one that donates less serves.
+constexpr size_t kMostPlacements = 8;
 
 Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(stream.tail()); }
 
@@ -23,14 +23,21 @@ Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(
 // One run on its way through the stream. Its Blocks are its own until it has run.
 class Region::Run final : public runtime::Command {
  public:
-  Run(std::shared_ptr<const Region> region, runtime::Stream& stream, std::span<const Given> given)
+  Run(std::shared_ptr<const Region> region, std::shared_ptr<const Placement> placement,
+      runtime::Stream& stream, std::span<const Given> given)
       : region_(std::move(region)), stream_(stream), scalars_(region_->scalars_) {
-    for (const Given& entry : given) blocks_.emplace_back(entry.block);
-    if (region_->workspace_ > 0) {
-      Block* block = runtime::allocate_block(region_->workspace_, region_->device_);
+    blocks_.reserve(given.size());
+    for (const Given& entry : given) {
+      blocks_.emplace_back(entry.block, &recorder_of(stream));
+      if (entry.block && !entry.block->user_alive.load()) bytes_ += entry.block->size;
+    }
+    bytes_ += placement->workspace;
+    if (placement->workspace > 0) {
+      Block* block = runtime::allocate_block(placement->workspace, region_->device_);
       workspace_ = runtime::BlockReference(block);
       runtime::delete_block(block);  // nothing that the user has allocated
     }
+    addresses_.reserve(region_->buffers_.size());
     for (const Buffer& buffer : region_->buffers_) {
       const auto place = static_cast<size_t>(buffer.place);
       char* address = nullptr;
@@ -38,8 +45,10 @@ class Region::Run final : public runtime::Command {
         address = given[place].block->address + given[place].shift;
       } else if (buffer.home == Home::Kept) {
         address = region_->kept_[place]->address;
-      } else if (buffer.home == Home::Workspace) {
-        address = workspace_->address + place;
+      } else if (buffer.home == Home::Temporary) {
+        const Placement::Place& where = placement->temporaries[place];
+        const Block* block = where.given < 0 ? workspace_.get() : given[where.given].block;
+        address = block->address + where.offset;
       }
       addresses_.push_back(address ? static_cast<char*>(runtime::host_pointer(address)) : nullptr);
     }
@@ -52,7 +61,9 @@ class Region::Run final : public runtime::Command {
               region_->host_calls_.data(), nullptr});
   }
 
-  size_t bytes() const override { return region_->workspace_; }
+  // With what the user has let go of: a host that runs ahead of a backward must not make the next
+  // forward's activations beside those of this one.
+  size_t bytes() const override { return bytes_; }
 
  private:
   void draw() {
@@ -71,6 +82,7 @@ class Region::Run final : public runtime::Command {
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
   runtime::BlockReference workspace_;
+  size_t bytes_ = 0;
   std::vector<char*> addresses_;
   std::vector<Scalar> scalars_;
 };
@@ -86,12 +98,15 @@ Region::Region(int device, Segment& segment, std::span<Block* const> given,
       random_(std::move(random)) {
   Graph graph = Graph::from(segment);
   std::vector<size_t> sizes(buffers_.size());
+  for (const Block* block : given) given_.push_back({block->size});
   for (size_t i = 0; i < buffers_.size(); ++i) {
     Block* block = segment.block(i);
     Buffer& buffer = buffers_[i];
     const auto found = std::find(given.begin(), given.end(), block);
     if (found != given.end()) {
       buffer = {Home::Given, found - given.begin()};
+      given_[static_cast<size_t>(buffer.place)].fresh =
+          segment.is_made_here(i) && !block->held_elsewhere.load();
     } else if (segment.is_made_here(i) && !segment.live(static_cast<int>(i))) {
       sizes[i] = block->size;
     } else {
@@ -106,53 +121,88 @@ Region::Region(int device, Segment& segment, std::span<Block* const> given,
     }
   }
   plan_ = make_plan(std::move(graph), fusion_enabled() ? Planning::Together : Planning::Separately);
-  place_in_workspace(sizes);
+  find_temporaries(sizes);
+  placements_.push_back(make_placement(std::vector<bool>(given_.size())));
 }
 
-// Largest first, each at the lowest place that is free from its first Launch to its last.
-void Region::place_in_workspace(const std::vector<size_t>& sizes) {
-  struct Temporary {
-    int32_t buffer;
-    size_t bytes;
-    size_t first, last;  // Launches
-    size_t begin = 0;
-    size_t end() const { return begin + bytes; }
-  };
-  std::vector<int32_t> index(buffers_.size(), -1);
-  std::vector<Temporary> temporaries;
+void Region::find_temporaries(const std::vector<size_t>& sizes) {
   for (size_t launch = 0; launch < plan_.launches.size(); ++launch) {
     for (const runtime::Touched& touched : plan_.launches[launch].touched) {
-      const int32_t buffer = touched.buffer;
-      if (buffers_[buffer].home != Home::Nowhere) continue;
-      if (index[buffer] < 0) {
-        index[buffer] = static_cast<int32_t>(temporaries.size());
-        const size_t bytes = (sizes[buffer] + kAlignment - 1) / kAlignment * kAlignment;
-        temporaries.push_back({buffer, bytes, launch, launch});
+      Buffer& buffer = buffers_[touched.buffer];
+      if (buffer.home == Home::Nowhere) {
+        buffer.home = Home::Temporary;
+        buffer.place = static_cast<int64_t>(temporaries_.size());
+        temporaries_.push_back({sizes[touched.buffer], launch, launch});
+      } else if (buffer.home == Home::Temporary) {
+        temporaries_[static_cast<size_t>(buffer.place)].last = launch;
+      } else if (buffer.home == Home::Given) {
+        GivenBlock& given = given_[static_cast<size_t>(buffer.place)];
+        if (given.end == 0) given.first = launch;
+        given.end = launch + 1;
       }
-      temporaries[index[buffer]].last = launch;
     }
   }
-  std::stable_sort(temporaries.begin(), temporaries.end(),
-                   [](const Temporary& a, const Temporary& b) { return a.bytes > b.bytes; });
-  std::vector<const Temporary*> placed;  // by where they begin
-  for (Temporary& temporary : temporaries) {
-    for (const Temporary* other : placed) {
-      if (other->last < temporary.first || other->first > temporary.last) continue;
-      if (other->begin >= temporary.end()) break;
-      temporary.begin = std::max(temporary.begin, other->end());
+}
+
+auto Region::make_placement(std::vector<bool> donated) const -> std::shared_ptr<const Placement> {
+  std::vector<Room> rooms;
+  std::vector<int32_t> given;  // of each room
+  for (size_t i = 0; i < given_.size(); ++i) {
+    const GivenBlock& block = given_[i];
+    if (donated[i]) {
+      rooms.push_back({block.bytes, block.end, plan_.launches.size()});
+    } else if (block.fresh) {
+      rooms.push_back({block.bytes, 0, block.first});
+    } else {
+      continue;
     }
-    const auto where =
-        std::upper_bound(placed.begin(), placed.end(), temporary.begin,
-                         [](size_t begin, const Temporary* other) { return begin < other->begin; });
-    placed.insert(where, &temporary);
-    buffers_[temporary.buffer].home = Home::Workspace;
-    buffers_[temporary.buffer].place = static_cast<int64_t>(temporary.begin);
-    workspace_ = std::max(workspace_, temporary.end());
+    given.push_back(static_cast<int32_t>(i));
   }
+  std::vector<Temporary> temporaries = temporaries_;
+  auto placement = std::make_shared<Placement>();
+  placement->donated = std::move(donated);
+  placement->workspace = place(temporaries, rooms);
+  for (const Temporary& value : temporaries) {
+    const bool in_workspace = value.room == Temporary::kWorkspace;
+    placement->temporaries.push_back(
+        {in_workspace ? -1 : given[static_cast<size_t>(value.room)], value.begin});
+  }
+  return placement;
+}
+
+auto Region::placement_for(const std::vector<bool>& donated) const
+    -> std::shared_ptr<const Placement> {
+  std::lock_guard lock(mutex_);
+  for (const auto& placement : placements_) {
+    if (placement->donated == donated) return placement;
+  }
+  if (placements_.size() < kMostPlacements) {
+    return placements_.emplace_back(make_placement(donated));
+  }
+  // The one with the smallest workspace of those that may be used.
+  auto donates_no_more = [&](const Placement& placement) {
+    for (size_t i = 0; i < donated.size(); ++i) {
+      if (placement.donated[i] && !donated[i]) return false;
+    }
+    return true;
+  };
+  std::shared_ptr<const Placement> best = placements_.front();
+  for (const auto& placement : placements_) {
+    if (placement->workspace < best->workspace && donates_no_more(*placement)) best = placement;
+  }
+  return best;
 }
 
 void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
+  std::vector<bool> donated(given_.size());
   std::vector<Block*> written;
+  for (size_t i = 0; i < given.size(); ++i) {
+    const Block* block = given[i].block;
+    donated[i] = block && !block->user_alive.load(std::memory_order_acquire) &&
+                 !block->held_elsewhere.load(std::memory_order_relaxed) &&
+                 block->writer.load(std::memory_order_relaxed) == &recorder_of(stream) &&
+                 block->size >= given_[i].bytes;
+  }
   for (const Buffer& buffer : buffers_) {
     if (!buffer.written) continue;
     const auto place = static_cast<size_t>(buffer.place);
@@ -160,7 +210,8 @@ void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
     if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
   }
   count(Counter::Regions);
-  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), stream, given), written);
+  recorder_of(stream).submit(
+      std::make_unique<Run>(shared_from_this(), placement_for(donated), stream, given), written);
 }
 
 RegionCapture::RegionCapture(runtime::Stream& stream) : stream_(stream) {

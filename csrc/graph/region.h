@@ -2,15 +2,18 @@
 //
 // What a stream captures (Recorder::begin_capture) is one Segment, however long. A Region keeps its
 // Plan and forgets the Blocks it was captured with, but for those that it stands on: memory that
-// was there before, or that the user still holds. What nobody holds lives in one piece of memory
-// that is taken anew for each run, where values that are never needed at once share their place.
+// was there before, or that the user still holds. What nobody holds is placed for each run: in the
+// memory of outputs that are not written yet and of inputs that nobody will see again, and for the
+// rest in a workspace. Values that are never needed at once share a place.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
+#include "csrc/graph/placement.h"
 #include "csrc/graph/plan.h"
 #include "csrc/graph/segment.h"
 #include "csrc/runtime/stream.h"
@@ -36,25 +39,48 @@ class Region : public std::enable_shared_from_this<Region> {
   // Takes the Segment's host calls.
   Region(int device, Segment& segment, std::span<Block* const> given, std::vector<Random> random);
 
-  // Queues one run on the stream, with random numbers of its own. given: as in the constructor.
+  // Queues one run on the stream, with random numbers of its own. given: as in the constructor; the
+  // caller holds them by BlockReferences for the stream's Recorder. A Block among them that is dead
+  // to the user, and that nothing but work of this stream has ever held, is donated: once its own
+  // content has been read, other values take its place.
   void run(runtime::Stream& stream, std::span<const Given> given) const;
 
   int device() const { return device_; }
-  // Bytes of the memory that a run takes for itself.
-  size_t workspace() const { return workspace_; }
+  // Bytes of the memory that a run takes for itself where nothing is donated.
+  size_t workspace() const { return placements_.front()->workspace; }
   const Plan& plan() const { return plan_; }
 
  private:
   class Run;
 
-  enum class Home : uint8_t { Nowhere, Given, Kept, Workspace };
+  enum class Home : uint8_t { Nowhere, Given, Kept, Temporary };
   struct Buffer {
     Home home = Home::Nowhere;
-    int64_t place = 0;  // among the given ones, the kept ones, or bytes into the workspace
+    int64_t place = 0;  // among the given ones, the kept ones, or the temporaries
     bool written = false;
   };
+  // What a run gives, as it was at the capture.
+  struct GivenBlock {
+    size_t bytes;
+    bool fresh = false;         // its content is made here
+    size_t first = 0, end = 0;  // Launches that touch it, the second exclusive
+  };
+  // Where temporaries lie when some of the given Blocks are donated.
+  struct Placement {
+    std::vector<bool> donated;
+    struct Place {
+      int32_t given;  // -1: the workspace
+      size_t offset;
+    };
+    std::vector<Place> temporaries;
+    size_t workspace = 0;
+  };
 
-  void place_in_workspace(const std::vector<size_t>& sizes);
+  // Notes which Launches touch what, and which Buffers are temporaries. sizes: of all Buffers.
+  void find_temporaries(const std::vector<size_t>& sizes);
+  std::shared_ptr<const Placement> make_placement(std::vector<bool> donated) const;
+  // One that donates no other Blocks than these.
+  std::shared_ptr<const Placement> placement_for(const std::vector<bool>& donated) const;
 
   const int device_;
   Plan plan_;
@@ -65,7 +91,12 @@ class Region : public std::enable_shared_from_this<Region> {
   std::vector<RandomScalars> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   const std::vector<Random> random_;
-  size_t workspace_ = 0;
+  std::vector<GivenBlock> given_;
+  std::vector<Temporary> temporaries_;  // not placed
+
+  mutable std::mutex mutex_;  // guards what follows
+  // The first donates nothing. Which inputs die is a property of the program: there are few.
+  mutable std::vector<std::shared_ptr<const Placement>> placements_;
 };
 
 // Collects what a stream is given until it ends. The numbers that are reserved meanwhile are the

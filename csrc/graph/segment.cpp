@@ -16,7 +16,8 @@ size_t slot_of(const Block* block, size_t mask) {
 
 }  // namespace
 
-Segment::Segment(uint64_t capture) : capture_(capture), table_(kInitialTable) {
+Segment::Segment(const void* stream, uint64_t capture)
+    : stream_(stream), capture_(capture), table_(kInitialTable) {
   words_.reserve(2048);
   offsets_.reserve(256);
   view_buffers_.reserve(256);
@@ -29,6 +30,11 @@ Segment::~Segment() {
   for (Block* block : blocks_) block->drop();
 }
 
+void Segment::retain(Block& block) const {
+  // What is captured never runs with the Blocks that it was captured with.
+  block.retain_for(capture_ == 0 ? stream_ : block.writer.load(std::memory_order_relaxed));
+}
+
 int32_t Segment::number(const ViewSpec& view, bool written) {
   Block* block = view.block;
   const size_t mask = table_.size() - 1;
@@ -37,7 +43,7 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
   if (!table_[slot].block) {
     const auto number = static_cast<int32_t>(blocks_.size());
     table_[slot] = {block, number};
-    block->retain();
+    retain(*block);
     blocks_.push_back(block);
     states_.push_back({view.offset, written, false});
     if (written && !block->writer.load(std::memory_order_relaxed)) {

@@ -56,8 +56,9 @@ struct NodeSpec {
 
 class Segment {
  public:
-  // capture: of what is kept back to be replayed, a number of its own.
-  explicit Segment(uint64_t capture = 0);
+  // stream: whose, as in Block::writer. capture: of what is kept back to be replayed, a number of
+  // its own.
+  explicit Segment(const void* stream = nullptr, uint64_t capture = 0);
   ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -100,6 +101,9 @@ class Segment {
  private:
   int32_t number(const ViewSpec& view, bool written);
 
+  void retain(Block& block) const;
+
+  const void* const stream_;
   const uint64_t capture_;
   std::vector<uint64_t> words_;
   std::vector<uint32_t> node_starts_;

@@ -18,7 +18,7 @@ namespace {
 
 using aten::Capture;
 using aten::CapturedCall;
-using Tensors = c10::SmallVector<at::Tensor, 64>;
+using aten::Tensors;
 
 // The Tensors of a list, and the rest, which is part of what a capture was made for.
 struct Arguments {
@@ -61,7 +61,7 @@ class CapturedCalls {
       entries_.splice(entries_.begin(), entries_, where);
       list.attr("clear")();
       // May wait for room in the queue, and so let other threads in.
-      std::vector<at::Tensor> tensors = entry->call->run(arguments.tensors);
+      std::vector<at::Tensor> tensors = entry->call->run(std::move(arguments.tensors));
       py::list results;
       size_t next = 0;
       for (const py::object& other : entry->results.others) {

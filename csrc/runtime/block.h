@@ -34,12 +34,24 @@ struct Block {
   std::atomic<bool> filled_by_host{false};
   // The capture whose Nodes were the first to write it; 0: none.
   std::atomic<uint64_t> first_capture{0};
+  // Whether anybody but the user and the work queued on the stream of its writer has ever held it.
+  // While nobody has, its end is a matter of that stream's order alone.
+  std::atomic<bool> held_elsewhere{false};
 
   // Set by the allocator.
   Block* next_free = nullptr;
   void* arena = nullptr;
 
-  void retain() { references.fetch_add(1, std::memory_order_relaxed); }
+  void retain() {
+    held_elsewhere.store(true, std::memory_order_relaxed);
+    references.fetch_add(1, std::memory_order_relaxed);
+  }
+  // For work on a stream. stream: as in `writer`.
+  void retain_for(const void* stream) {
+    const void* last = writer.load(std::memory_order_relaxed);
+    if (last != nullptr && last != stream) held_elsewhere.store(true, std::memory_order_relaxed);
+    references.fetch_add(1, std::memory_order_relaxed);
+  }
   void drop() {
     if (references.fetch_sub(1, std::memory_order_acq_rel) == 1) give_back();
   }
@@ -64,6 +76,9 @@ class BlockReference {
   BlockReference() = default;
   explicit BlockReference(Block* block) : block_(block) {
     if (block_) block_->retain();
+  }
+  BlockReference(Block* block, const void* stream) : block_(block) {
+    if (block_) block_->retain_for(stream);
   }
   BlockReference(const BlockReference& other) : BlockReference(other.block_) {}
   BlockReference(BlockReference&& other) noexcept : block_(other.block_) { other.block_ = nullptr; }

@@ -102,6 +102,7 @@ Block* CachingAllocator::allocate(size_t bytes) {
   chunk->write_sequence.store(0, std::memory_order_relaxed);
   chunk->filled_by_host.store(false, std::memory_order_relaxed);
   chunk->first_capture.store(0, std::memory_order_relaxed);
+  chunk->held_elsewhere.store(false, std::memory_order_relaxed);
 
   const auto block_bytes = static_cast<int64_t>(chunk->size);
   allocations_.increase(pool, 1);

@@ -99,6 +99,169 @@ def test_every_call_draws_its_own_random_numbers():
     assert not torch.equal(got[1], got[2])
 
 
+def _layers() -> nn.Module:
+    """Its backward needs more temporaries than there is room for in what it has not read yet."""
+    torch.manual_seed(1)
+    layers = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.GELU())]
+    return nn.Sequential(*layers, nn.Linear(64, 64)).to("accel")
+
+
+def _peak(function: Callable) -> dict[str, int]:
+    """Bytes above those before the call."""
+    torch.accel.synchronize()
+    torch.accel.reset_peak_memory_stats()
+    before = torch.accel.memory_stats()
+    function()
+    torch.accel.synchronize()
+    after = torch.accel.memory_stats()
+    return {
+        kind: after[f"{kind}_bytes.all.peak"] - before[f"{kind}_bytes.all.current"]
+        for kind in ("allocated", "active")
+    }
+
+
+def test_peak_memory_is_at_most_that_of_eager():
+    model = _layers()
+    compiled = _compiled(model)
+    x = torch.randn(4096, 64, device="accel")  # a MiB, as each activation
+
+    def step(forward: Callable) -> None:
+        forward(x).square().mean().backward()
+        model.zero_grad()
+
+    for forward in (model, compiled):
+        for _ in range(3):
+            step(forward)
+    eager, ours = _peak(lambda: step(model)), _peak(lambda: step(compiled))
+    assert ours["allocated"] <= eager["allocated"]
+    assert ours["active"] <= eager["active"]
+
+
+def test_a_steps_activations_are_gone_before_those_of_the_next():
+    model = _layers()
+    compiled = _compiled(model)
+    x = torch.randn(16384, 64, device="accel")
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            compiled(x).square().mean().backward()
+            model.zero_grad()
+
+    steps(3)
+    one, many = _peak(lambda: steps(1)), _peak(lambda: steps(6))
+    # What queued work may hold when a run takes its memory.
+    assert many["active"] <= one["active"] + (16 << 20)
+
+
+def test_the_backward_runs_again_where_the_graph_is_retained():
+    model = _layers()
+    compiled = _compiled(model)
+    x = torch.randn(256, 64, device="accel")
+
+    def gradients(forward: Callable) -> list[torch.Tensor]:
+        all_of_them = []
+        for retained in (2, 0, 3, 1):
+            loss = forward(x).square().mean()
+            for _ in range(retained):
+                all_of_them += torch.autograd.grad(loss, model.parameters(), retain_graph=True)
+            all_of_them += torch.autograd.grad(loss, model.parameters())
+        return all_of_them
+
+    for got, expected in zip(gradients(compiled), gradients(model), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_what_somebody_still_holds_is_not_overwritten():
+    """Activations that backward would overwrite, but for the views, the saved tensors of another
+    graph, the weak references and the captured graph that hold them."""
+    model = _layers()
+    compiled = _compiled(model)
+    x = torch.randn(256, 64, device="accel")
+    kept: list[torch.Tensor] = []
+    expected: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type == "accel" and tensor.dim() == 2 and tensor.shape[0] == 256:
+            kept.append(tensor[1:, ::2])
+            expected.append(tensor[1:, ::2].cpu())
+        return tensor
+
+    def step(forward: Callable) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(forward(x).square().mean(), model.parameters()))
+
+    reference = step(model)
+    for _ in range(3):
+        step(compiled)
+    function = compiled(x).grad_fn
+    held = [tensor for tensor in function.saved_tensors if isinstance(tensor, torch.Tensor)]
+    del function
+    for turn in range(3):
+        y = compiled(x)
+        for tensor in y.grad_fn.saved_tensors[turn::3]:
+            keep(tensor)
+        loss = y.square().mean()
+        # The same forward's output is used by eager code whose backward comes later.
+        later = (y * 2).square().mean()
+        grads = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
+        again = torch.autograd.grad(later, model.parameters())
+        for a, b, c in zip(grads, again, reference, strict=True):
+            assert torch.equal(a, c) and torch.equal(b, 4 * c)
+    assert kept and held
+    for view, value in zip(kept, expected, strict=True):
+        assert torch.equal(view.cpu(), value)
+
+
+def test_what_a_captured_graph_reads_is_not_overwritten():
+    """The user has let go of it, and each replay needs it."""
+
+    def chain(x):
+        for _ in range(5):
+            x = torch.softmax(x @ x, -1)
+        return x
+
+    compiled = _compiled(chain)
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(torch.ones(64, 64, device="accel") / 64)
+        static = torch.arange(4096.0, device="accel").view(64, 64) / 4096
+        result = torch.empty_like(static)
+        captured = torch.accel.Graph()
+        with torch.accel.graph(captured):
+            result.copy_(static * 2)
+        expected = static.cpu() * 2
+        held = [static]
+        del static
+        # Called as AOTAutograd calls a graph: with a list that is emptied.
+        compiled(held.pop())
+        captured.replay()
+        assert torch.equal(result.cpu(), expected)
+
+
+def test_work_of_other_streams_reads_what_was_there():
+    model = _layers()
+    compiled = _compiled(model)
+    x = torch.randn(2048, 64, device="accel")
+    side = torch.accel.Stream()
+
+    def step() -> list[torch.Tensor]:
+        y = compiled(x)
+        saved = [t for t in y.grad_fn.saved_tensors if t.shape == x.shape]
+        side.wait_stream(torch.accel.current_stream())
+        with torch.accel.stream(side):
+            # Slow, so that the backward below would overtake it.
+            sums = [torch.cumsum(tensor.sin().cumsum(0), 0).sum() for tensor in saved]
+        del saved
+        y.square().mean().backward()
+        model.zero_grad()
+        torch.accel.synchronize()
+        return sums
+
+    first = step()
+    for _ in range(5):
+        for a, b in zip(step(), first, strict=True):
+            assert torch.equal(a, b)
+
+
 def test_attention_with_dropout_repeats_its_numbers_in_backward():
     q, k, v = (torch.randn(2, 4, 16, 8, device="accel", requires_grad=True) for _ in range(3))
 

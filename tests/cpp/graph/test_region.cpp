@@ -2,6 +2,7 @@
 // meet.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <random>
 
@@ -197,6 +198,101 @@ TEST(Region, WhatIsCapturedDoesNotRunAndCannotBeWaitedFor) {
   captured_stream().synchronize();
   EXPECT_EQ(y.values(), (std::vector<float>{0, 0, 0, 0}));
   EXPECT_ANY_THROW(recorder().end_capture());
+}
+
+int64_t held_bytes() { return runtime::memory_stats(0).active_bytes[0].current; }
+
+// How much memory is held at most while `action` runs, beyond what is held before.
+int64_t peak_of(const std::function<void()>& action) {
+  const int64_t before = held_bytes();
+  runtime::reset_peak_memory_stats(0);
+  action();
+  return runtime::memory_stats(0).active_bytes[0].peak - before;
+}
+
+class Donation : public ::testing::Test {
+ protected:
+  void SetUp() override { set_fusion_enabled(false); }
+  void TearDown() override { set_fusion_enabled(before_); }
+
+  // out = 2^7 x, through six temporaries: two at a time, the first beside x, the last beside out.
+  std::shared_ptr<const Region> chain() {
+    const Vector x(kSize), out(kSize);
+    RegionCapture capture(captured_stream());
+    std::vector<Vector> between;
+    for (int i = 0; i < 6; ++i) between.emplace_back(kSize);
+    add(between[0], x, x);
+    for (size_t i = 0; i < 5; ++i) add(between[i + 1], between[i], between[i]);
+    add(out, between[5], between[5]);
+    between.clear();
+    return capture.finish(std::vector{x.block(), out.block()});
+  }
+
+  // An input as work on the default stream leaves it.
+  static std::unique_ptr<Vector> input() {
+    auto x = std::make_unique<Vector>(kSize);
+    x->fill(std::vector<float>(kSize, 1));
+    x->block()->writer = runtime::default_stream(0).tail();
+    return x;
+  }
+
+  // Runs the chain after the user has let go of the input.
+  static int64_t run_without(const Region& region, std::unique_ptr<Vector> x) {
+    const Vector out(kSize);
+    const runtime::BlockReference held(x->block(), runtime::default_stream(0).tail());
+    x.reset();
+    const int64_t peak = peak_of([&] { run(region, {{held.get()}, {out.block()}}); });
+    EXPECT_EQ(out.values(), std::vector<float>(kSize, 128));
+    return peak;
+  }
+
+  static constexpr int64_t kSize = 5000;
+  const bool before_ = fusion_enabled();
+};
+
+TEST_F(Donation, TemporariesLieInOutputsNotWrittenYet) {
+  const auto region = chain();
+  EXPECT_LE(region->workspace(), kSize * sizeof(float) + 64);  // two at a time, one in `out`
+}
+
+TEST_F(Donation, ADeadInputTakesThePlaceOfAWorkspace) {
+  const auto region = chain();
+  for (int turn = 0; turn < 3; ++turn) EXPECT_EQ(run_without(*region, input()), 0);
+}
+
+TEST_F(Donation, AnInputThatTheUserHoldsStays) {
+  const auto region = chain();
+  const auto x = input();
+  const Vector out(kSize);
+  EXPECT_GT(peak_of([&] { run(*region, {{x->block()}, {out.block()}}); }), 0);
+  EXPECT_EQ(out.values(), std::vector<float>(kSize, 128));
+  EXPECT_EQ(x->values(), std::vector<float>(kSize, 1));
+}
+
+TEST_F(Donation, AnInputThatSomebodyElseHoldsStays) {
+  const auto region = chain();
+  auto x = input();
+  const runtime::BlockReference elsewhere(x->block());  // as a captured graph holds it
+  EXPECT_GT(run_without(*region, std::move(x)), 0);
+}
+
+TEST_F(Donation, AnInputOfAnotherStreamStays) {
+  const auto region = chain();
+  auto x = input();
+  x->block()->writer = captured_stream().tail();
+  EXPECT_GT(run_without(*region, std::move(x)), 0);
+  // And one that another stream has read.
+  x = input();
+  {
+    const Vector other(kSize);
+    const ViewSpec out = other.view(), in[2] = {x->view(), x->view()};
+    const uint64_t attributes[] = {kFloat, 1};
+    NodeSpec node{Opcode::Add, {&out, 1}, in, attributes};
+    runtime::Stream& side = runtime::stream_from_pool(0, 0);
+    static_cast<Recorder*>(side.tail())->record(node);
+    side.synchronize();
+  }
+  EXPECT_GT(run_without(*region, std::move(x)), 0);
 }
 
 // Random programs of additions over vectors of three sizes, of which most are dropped on the way.
