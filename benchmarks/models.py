@@ -59,8 +59,8 @@ class LlamaLayer(nn.Module):
         value = self.split(value, self.groups)
         mask = None
         if cache is not None:
-            cache[0].index_copy_(2, position, key)
-            cache[1].index_copy_(2, position, value)
+            cache[0].index_copy_(2, position, key.to(cache[0].dtype))
+            cache[1].index_copy_(2, position, value.to(cache[1].dtype))
             key, value = cache
             mask = torch.arange(key.shape[2], device=x.device)[None] <= position
         attended = functional.scaled_dot_product_attention(
@@ -95,14 +95,15 @@ class Llama(nn.Module):
 
 class Generation(Llama):
     """Greedy decoding at batch 1: a step takes a token, adds to the cache of keys and values, and
-    gives the next token. The cache has a fixed size and is written in place."""
+    gives the next token. The cache has a fixed size, the dtype that attention computes in, and is
+    written in place."""
 
-    def __init__(self, context: int = 128):
+    def __init__(self, context: int = 128, dtype: torch.dtype = torch.float32):
         super().__init__(context=context)
         layer = self.layers[0]
         shape = (1, layer.groups, context, layer.head_width)
         for number in range(2 * len(self.layers)):
-            self.register_buffer(f"cache{number}", torch.zeros(shape))
+            self.register_buffer(f"cache{number}", torch.zeros(shape, dtype=dtype))
 
     def next(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """token, position: (1, 1) and (1,), int64. Returns the next token, (1, 1)."""

@@ -8,7 +8,8 @@ inductor, interleaved.
 Machines are noisy, so the candidates take turns, a few steps each, in processes of their own that
 wait (stopped, not spinning) while another runs; compare ratios, never times of different runs.
 Prints a table in Markdown: minimum and median of a step, the first step with whatever is compiled
-in it, and each process' peak of resident memory.
+in it, each process' peak of resident memory, and of a step's device memory the peaks of what the
+program holds (allocated) and of what queued work holds beside (active).
 """
 
 import argparse
@@ -123,7 +124,8 @@ def make_step(workload: str, candidate: str, amp: bool) -> Callable[[], torch.Te
 def _make_decoding(candidate: str, amp: bool) -> Callable[[], torch.Tensor]:
     device = _device_of(candidate)
     torch.manual_seed(0)
-    model = models.Generation().to(device).eval()
+    dtype = torch.bfloat16 if amp else torch.float32
+    model = models.Generation(dtype=dtype).to(device).eval()
     context = model.cosines.shape[0]
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -172,9 +174,12 @@ def serve(workload: str, candidate: str, amp: bool) -> None:
     step = make_step(workload, candidate, amp)
     step().item()
     print(json.dumps({"first": time.perf_counter() - start}), flush=True)
+    on_accel = _device_of(candidate) == "accel"
     for line in sys.stdin:
         count = int(line)
         times = []
+        if on_accel:
+            torch.accel.reset_peak_memory_stats()
         if count > 0:
             for _ in range(count):
                 start = time.perf_counter()
@@ -186,7 +191,13 @@ def serve(workload: str, candidate: str, amp: bool) -> None:
                 loss = step()
             loss = loss.item()
             times = [1e3 * (time.perf_counter() - start) / -count]
-        print(json.dumps({"times": times, "peak": peak_memory(), "loss": loss}), flush=True)
+        answer = {"times": times, "peak": peak_memory(), "loss": loss}
+        if on_accel:
+            stats = torch.accel.memory_stats()
+            answer["device"] = [
+                stats[f"{kind}_bytes.all.peak"] / 2**20 for kind in ("allocated", "active")
+            ]
+        print(json.dumps(answer), flush=True)
 
 
 def peak_memory() -> float:
@@ -210,6 +221,7 @@ class Candidate:
         self.first = self._answer()["first"]
         self.times: list[float] = []
         self.peak = 0.0
+        self.device: list[float] = []  # peaks of the last turn: allocated, active
         self.loss = 0.0
         self._pause()
 
@@ -228,6 +240,7 @@ class Candidate:
         answer = self._answer()
         self._pause()
         self.peak, self.loss = answer["peak"], answer["loss"]
+        self.device = answer.get("device", [])
         if keep:
             self.times += answer["times"]
 
@@ -264,8 +277,8 @@ def table(results: dict[str, list[Candidate]], amp: bool) -> str:
         f"{os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads",
         "",
         "| workload | candidate | min, ms | median, ms | against the best rival "
-        "| first step, s | peak memory, MiB | loss |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| first step, s | peak memory, MiB | allocated, active, MiB | loss |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for workload, candidates in results.items():
         medians = {c.name: statistics.median(c.times) for c in candidates}
@@ -276,6 +289,7 @@ def table(results: dict[str, list[Candidate]], amp: bool) -> str:
             lines.append(
                 f"| {workload} | {candidate.name} | {min(candidate.times):.2f} | {median:.2f} "
                 f"| {ratio} | {candidate.first:.1f} | {candidate.peak:.0f} "
+                f"| {', '.join(f'{peak:.1f}' for peak in candidate.device) or '-'} "
                 f"| {candidate.loss:.3f} |"
             )
     return "\n".join(lines)
