@@ -9,6 +9,7 @@
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 #include <c10/core/SymInt.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include "csrc/aten/alias.h"
 #include "csrc/aten/inference.h"
@@ -65,6 +66,17 @@ bool is_supported(const Tensor& query, const Tensor& key, const Tensor& value,
          (mask->device() == query.device() && is_mask_for(*mask, query, key));
 }
 
+// Whether a tensor is a subclass that gives operators their meaning in Python, as DTensor does, and
+// nothing is traced: FakeTensor and its like are such subclasses too.
+bool is_subclass_at_work(const Tensor& tensor) {
+  using c10::impl::TorchDispatchModeKey;
+  using c10::impl::TorchDispatchModeTLS;
+  return tensor.unsafeGetTensorImpl()->is_python_dispatch() &&
+         !TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::FAKE) &&
+         !TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::PROXY) &&
+         !TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::FUNCTIONAL);
+}
+
 int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
                    const OptionalTensor& mask, double dropout, bool causal,
                    std::optional<double> scale, bool enable_gqa) {
@@ -80,7 +92,10 @@ int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
   const bool twice = (dropout > 0 || learnt) && query.scalar_type() == ScalarType::Double;
   if (enabled && !(twice && context.userEnabledMathSDP()) &&
       is_supported(query, key, value, mask, enable_gqa)) {
-    return static_cast<int64_t>(at::SDPBackend::overrideable);
+    // The same kernel under two names. DTensor, and context parallelism with it, has rules for the
+    // efficient one only.
+    return static_cast<int64_t>(is_subclass_at_work(query) ? at::SDPBackend::efficient_attention
+                                                           : at::SDPBackend::overrideable);
   }
   return static_cast<int64_t>(context.userEnabledMathSDP() ? at::SDPBackend::math
                                                            : at::SDPBackend::error);
@@ -218,10 +233,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_mask)};
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
+    const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& bias,
+    bool /*compute_log_sumexp*/, double dropout, bool causal, std::optional<double> scale) {
+  auto result = attention(query, key, value, bias, dropout, causal, false, scale);
+  return {std::move(std::get<0>(result)), std::move(std::get<1>(result)),
+          std::move(std::get<6>(result)), std::move(std::get<7>(result))};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const Tensor& bias, const Tensor& out, const Tensor& logsumexp, const Tensor& philox_seed,
+    const Tensor& philox_offset, double dropout, std::array<bool, 4> wanted, bool causal,
+    std::optional<double> scale) {
+  return attention_backward(grad_out, query, key, value, bias, wanted, out, logsumexp, {}, {}, 0, 0,
+                            dropout, causal, philox_seed, philox_offset, scale);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_fused_sdp_choice", TORCH_FN(sdp_choice));
+  m.impl("_scaled_dot_product_efficient_attention", TORCH_FN(efficient_attention));
+  m.impl("_scaled_dot_product_efficient_attention_backward",
+         TORCH_FN(efficient_attention_backward));
   m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention));
   m.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward));
 }
