@@ -2,6 +2,7 @@
 Each patch says what is wrong and when it can go."""
 
 import functools
+import inspect
 
 import torch
 
@@ -12,6 +13,8 @@ def apply() -> None:
     _patch_dlpack()
     when_imported("torch.nn.attention.flex_attention", _patch_flex_attention)
     when_imported("torch.utils.flop_counter", _register_flops_of_attention)
+    when_imported("torch.nn.parallel.distributed", _patch_distributed_data_parallel)
+    when_imported("torch.distributed.distributed_c10d", _patch_process_groups)
 
 
 def _patch_flex_attention(module) -> None:
@@ -39,6 +42,45 @@ def _register_flops_of_attention(module) -> None:
     @module.register_flop_formula(backward)
     def _(grad, query, key, value, *_, out_shape=None, **__) -> int:
         return module.sdpa_backward_flop_count(grad, query, key, value)
+
+
+def _patch_distributed_data_parallel(module) -> None:
+    # DDP refuses the hooks that send gradients in bfloat16 unless torch was built for CUDA or XPU:
+    # _check_comm_hook goes by the hook's name. Can go when it asks the backend.
+    original = module.DistributedDataParallel._check_comm_hook
+
+    @functools.wraps(original)
+    def check(self, hook) -> None:
+        if self.device_type == "accel" and callable(hook):
+
+            def unnamed(*args):
+                return hook(*args)
+
+            unnamed.__signature__ = inspect.signature(hook)
+            original(self, unnamed)
+        else:
+            original(self, hook)
+
+    module.DistributedDataParallel._check_comm_hook = check
+
+
+def _patch_process_groups(module) -> None:
+    # A group has a default backend, which DDP's logger asks for its name. For one of several
+    # backends _new_process_group_helper compares names of plugins in capitals with lower-case ones
+    # and sets none; without a backend it finds the accelerator's, then sets NCCL or Gloo, which the
+    # group does not have. Can go when it takes the type of the backend that it made.
+    original = module._new_process_group_helper
+
+    @functools.wraps(original)
+    def helper(*args, **kwargs):
+        group, store = original(*args, **kwargs)
+        if isinstance(group, module.ProcessGroup):
+            backends = [group._get_backend(device).name() for device in group._device_types]
+            if "accl" in backends:
+                group._set_default_backend(module.ProcessGroup.BackendType.CUSTOM)
+        return group, store
+
+    module._new_process_group_helper = helper
 
 
 def _patch_dlpack() -> None:

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include <ATen/ops/_local_scalar_dense.h>
+#include <ATen/record_function.h>
 #include <c10/core/StreamGuard.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
@@ -194,6 +195,7 @@ class Call {
     check(tensor);
     const Tensor dense = tensor.is_contiguous() ? tensor : copy_of(tensor);
     operation.inputs.push_back(piece(dense));
+    inputs_ = kept_.size();
   }
   // The parts of a dense Tensor, by numbers of elements.
   void inputs(const Tensor& tensor, const std::vector<int64_t>& elements) {
@@ -220,6 +222,12 @@ class Call {
 
   void reduce_by(const c10d::ReduceOp& op) {
     operation.reduction = reduction_of(op, operation.dtype);
+  }
+
+  // What the profiler shows: the inputs, or of an operation in place its tensors.
+  void show(std::vector<c10::IValue>& shown) const {
+    const size_t count = inputs_ > 0 ? inputs_ : kept_.size();
+    shown.insert(shown.end(), kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(count));
   }
 
   // Of an operation without tensors.
@@ -293,11 +301,53 @@ class Call {
 
   const ProcessGroup& group_;
   int device_ = -1;
-  std::vector<Tensor> kept_;
+  std::vector<Tensor> kept_;  // inputs come first
+  size_t inputs_ = 0;
   std::vector<std::pair<Tensor, Tensor>> back_;
   std::vector<runtime::BlockReference> blocks_;
   std::vector<runtime::Block*> written_;
 };
+
+// ---- the profiler ----
+
+namespace {
+
+// The host's part of an operation as an event of the profiler, named after the function of
+// torch.distributed as those of Gloo and NCCL are.
+class ProfiledHandOver {
+ public:
+  ProfiledHandOver(c10d::OpType type, const std::vector<Call>& calls)
+      : record_(at::RecordScope::USER_SCOPE) {
+    if (!record_.isActive()) return;
+    title_ = c10::str("accl:", name_of(calls[0].operation.kind), suffix(type));
+    for (const Call& call : calls) call.show(shown_);
+    record_._setAsync();
+    record_.before(title_, &shown_);
+  }
+
+ private:
+  static const char* suffix(c10d::OpType type) {
+    switch (type) {
+      case c10d::OpType::ALLREDUCE_COALESCED:
+      case c10d::OpType::ALLGATHER_COALESCED:
+        return "_coalesced";
+      case c10d::OpType::_ALLGATHER_BASE:
+        return "_into_tensor";
+      case c10d::OpType::_REDUCE_SCATTER_BASE:
+        return "_tensor";
+      case c10d::OpType::RECVANYSOURCE:
+        return "AnySource";
+      default:
+        return "";
+    }
+  }
+
+  std::string title_;
+  std::vector<c10::IValue> shown_;
+  at::RecordFunction record_;  // ends before what it refers to
+};
+
+}  // namespace
 
 // ---- the group ----
 
@@ -402,6 +452,7 @@ ProcessGroup::WorkPointer ProcessGroup::run(std::vector<Call>& calls, c10d::OpTy
   if (const std::string failure = transport_->failure(); !failure.empty()) {
     TORCH_CHECK_WITH(DistBackendError, false, "accl: the process group has failed: ", failure);
   }
+  const ProfiledHandOver profiled(type, calls);
   const int device = calls[0].device();
   graph::refuse_capture(device, "a collective operation");
   runtime::Event start;
