@@ -38,7 +38,7 @@ def register() -> None:
 
     torch.utils.rename_privateuse1_backend("accel")
 
-    from torch_accel import _patches, accel, distributed, dynamo
+    from torch_accel import _launch, _patches, accel, distributed, dynamo
 
     torch._register_device_module("accel", accel)
     # `import torch.accel.memory` works as `import torch.cuda.memory` does.
@@ -51,4 +51,5 @@ def register() -> None:
         torch.autograd.set_detect_anomaly(True, check_nan=False)
     dynamo.register()
     distributed.register()
+    _launch.divide_cores()
     _registered = True

@@ -33,7 +33,8 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    """The number of devices: ACCEL_DEVICE_COUNT, one by default."""
+    """The number of devices: ACCEL_DEVICE_COUNT; by default one for each rank that torchrun started
+    on this host (LOCAL_WORLD_SIZE), else one."""
     return _C.device_count()
 
 

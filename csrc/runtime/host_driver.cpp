@@ -78,16 +78,25 @@ void report_ignored(const char* variable, const char* value, const char* expecte
   std::fprintf(stderr, "[accel] %s=%s is ignored: expected %s\n", variable, value, expected);
 }
 
-int configured_device_count() {
-  const char* value = std::getenv("ACCEL_DEVICE_COUNT");
-  if (value == nullptr) return 1;
+// The number from `least` to kMaximumDevices in a variable; nothing if it is not set or another.
+std::optional<int> devices_in(const char* variable, int least) {
+  const char* value = std::getenv(variable);
+  if (value == nullptr) return std::nullopt;
   char* end = nullptr;
   const long count = std::strtol(value, &end, 10);
-  if (end == value || *end != '\0' || count < 0 || count > kMaximumDevices) {
-    report_ignored("ACCEL_DEVICE_COUNT", value, "a number from 0 to 64");
-    return 1;
+  if (end == value || *end != '\0' || count < least || count > kMaximumDevices) {
+    const std::string expected = "a number from " + std::to_string(least) + " to 64";
+    report_ignored(variable, value, expected.c_str());
+    return std::nullopt;
   }
   return static_cast<int>(count);
+}
+
+// Under torchrun there is a device for each rank of this host, as a program expects that selects
+// device LOCAL_RANK.
+int configured_device_count() {
+  if (const auto count = devices_in("ACCEL_DEVICE_COUNT", 0)) return *count;
+  return devices_in("LOCAL_WORLD_SIZE", 1).value_or(1);
 }
 
 // Bytes for each of `devices` devices: 80 % of the machine's memory between them, or what
