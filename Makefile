@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES = $(shell git ls-files '*.cpp' '*.h')
 
-.PHONY: help train test test-database test-database-compiled op-coverage bench build build-tests lint format check-isa asan tsan doctor clean
+.PHONY: help train test test-database test-database-compiled op-coverage distributed-coverage bench build build-tests lint format check-isa asan tsan doctor clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-database  PyTorch'"'"'s whole operator database, every dtype, forward and backward'
 	@echo 'make test-database-compiled  the same through torch.compile, every sample in every dtype'
 	@echo 'make op-coverage write docs/op_coverage.md: what is native, a host op, a fallback'
+	@echo 'make distributed-coverage  PyTorch'"'"'s own distributed tests, into docs/'
 	@echo 'make bench       compare accel with CPU eager and inductor (ARGS="--amp", ...)'
 	@echo 'make doctor      versions, instruction sets, memory and a self-test'
 	@echo 'make build       compile what changed and install it into .venv'
@@ -43,6 +44,9 @@ test-database-compiled: build $(VENV)/test
 
 op-coverage: build $(VENV)/test
 	$(RUN) tools/op_coverage.py
+
+distributed-coverage: build $(VENV)/test
+	$(RUN) tools/distributed_coverage.py
 
 bench: build
 	$(RUN) benchmarks/train.py $(ARGS)

@@ -39,25 +39,26 @@ class GPTConfig:
 
 
 class Attention(nn.Module):
-    """Causal self-attention over (batch, time, width)."""
+    """Causal self-attention over (batch, time, width).
+
+    A head's query, key and value are neighbours in the output of `query_key_value`, so that a rank
+    which holds a part of its rows (tensor parallelism) computes some of the heads.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.heads = config.heads
+        self.head_width = config.width // config.heads
         self.dropout = config.dropout
         self.query_key_value = nn.Linear(config.width, 3 * config.width)
         self.projection = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, time_steps, width = x.shape
-        query, key, value = (
-            part.view(batch, time_steps, self.heads, width // self.heads).transpose(1, 2)
-            for part in self.query_key_value(x).split(width, dim=2)
-        )
+        heads = self.query_key_value(x).unflatten(2, (-1, 3 * self.head_width))
+        query, key, value = heads.transpose(1, 2).chunk(3, dim=3)
         out = functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.projection(out.transpose(1, 2).reshape(batch, time_steps, width))
+        return self.projection(out.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -184,7 +185,7 @@ class Trainer:
             context=options.context,
             dropout=options.dropout,
         )
-        self.model = GPT(config).to(self.device)
+        self.model = self._placed(GPT(config))
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=options.learning_rate, betas=(0.9, 0.95), fused=True
         )
@@ -192,6 +193,10 @@ class Trainer:
         self.step = 0
         self.history = History()
         self.clock = StepClock()
+
+    def _placed(self, model: GPT) -> GPT:
+        """The model where it is trained."""
+        return model.to(self.device)
 
     def _parameter_groups(self) -> list[dict]:
         """Weight decay is for matrices; biases and the gains of norms go without."""
@@ -212,12 +217,17 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.amp)
 
+    def _batch(self, data: Tensor, seed: int) -> Tensor:
+        tokens = self.text.batch(data, self.options.batch, seed)
+        return tokens.to(self.device, non_blocking=True)
+
+    def _loss(self, tokens: Tensor) -> Tensor:
+        with self._autocast():
+            return self.model.loss(tokens)
+
     def train_step(self) -> Tensor:
         """One step; the loss stays on the device, so that nothing waits for it."""
-        tokens = self.text.batch(self.text.train, self.options.batch, seed=self.step)
-        tokens = tokens.to(self.device, non_blocking=True)
-        with self._autocast():
-            loss = self.model.loss(tokens)
+        loss = self._loss(self._batch(self.text.train, seed=self.step))
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -231,9 +241,7 @@ class Trainer:
         self.model.eval()
         total = torch.zeros((), device=self.device)
         for number in range(batches):
-            tokens = self.text.batch(self.text.validation, self.options.batch, seed=number)
-            with self._autocast():
-                total += self.model.loss(tokens.to(self.device))
+            total += self._loss(self._batch(self.text.validation, seed=number))
         self.model.train()
         return total.item() / batches
 
@@ -432,14 +440,12 @@ def draw(histories: dict[str, History], entropy: float, path: Path) -> str:
     return f"loss curve: {path}"
 
 
-def parse_options() -> argparse.Namespace:
+def option_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="accel", help="accel (default), cpu, cuda, ...")
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
-    parser.add_argument("--compare", action="store_true", help="run the same steps on the CPU too")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=Path("build/train"), help="where files go")
     for name, default in (
         ("steps", 600),
@@ -456,6 +462,13 @@ def parse_options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     for name, default in (("learning-rate", 1e-3), ("dropout", 0.1)):
         parser.add_argument(f"--{name}", type=float, default=default, help=f"default: {default}")
+    return parser
+
+
+def parse_options() -> argparse.Namespace:
+    parser = option_parser(__doc__)
+    parser.add_argument("--compare", action="store_true", help="run the same steps on the CPU too")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options = parser.parse_args()
     if options.compare and (options.resume or options.device == "cpu"):
         parser.error("--compare runs a device and the CPU from the start")

@@ -38,7 +38,7 @@ class Place:
     def backend(self) -> str:
         return BACKENDS[self.device.type]
 
-    def join(self, timeout: float = 60) -> None:
+    def join(self, timeout: float = 120) -> None:
         """Makes this process a member of the default group."""
         distributed.init_process_group(
             f"cpu:gloo,accel:{self.backend}" if self.device.type == "accel" else self.backend,
@@ -76,7 +76,7 @@ class Ranks:
         *arguments: object,
         ranks: int = 2,
         join: bool = True,
-        timeout: float = 120,
+        timeout: float = 300,
     ) -> list:
         self._start(ranks)
         connections = [end for _, end in self._processes[:ranks]]
