@@ -1,13 +1,13 @@
 // Matrix products: mm, bmm, addmm, baddbmm, addmv, addr_, dot. One Matmul Node each; what is added
 // to the product is a pointwise Node behind it, on the unrounded product, which fusion makes an
 // epilogue.
-#include <ATen/Context.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/addr.h>
 #include <ATen/ops/dot.h>
 #include <ATen/ops/result_type.h>
 
+#include "csrc/aten/matmul.h"
 #include "csrc/aten/recording.h"
 
 namespace accel::aten {
@@ -21,18 +21,6 @@ bool native(std::initializer_list<const Tensor*> tensors) {
     if (!is_plain(*tensor) || !multiplies(tensor->scalar_type())) return false;
   }
   return true;
-}
-
-uint64_t float32_precision() {
-  switch (at::globalContext().float32MatmulPrecision()) {
-    case at::Float32MatmulPrecision::HIGHEST:
-      return static_cast<uint64_t>(kernels::Float32Precision::Highest);
-    case at::Float32MatmulPrecision::HIGH:
-      return static_cast<uint64_t>(kernels::Float32Precision::High);
-    case at::Float32MatmulPrecision::MEDIUM:
-      return static_cast<uint64_t>(kernels::Float32Precision::Medium);
-  }
-  return 0;
 }
 
 // A matrix as a batch of one.
@@ -57,7 +45,7 @@ void record_product(const Tensor& out, const Tensor& a, const Tensor& b) {
       .input(a, left.sizes, left.strides)
       .input(b, right.sizes, right.strides)
       .attribute(a.scalar_type())
-      .attribute(float32_precision())
+      .attribute(static_cast<uint64_t>(float32_precision()))
       .record();
 }
 
@@ -307,7 +295,7 @@ Tensor dot(const Tensor& a, const Tensor& b) {
       .input(a, {1, 1, a.numel()}, {0, 0, a.stride(0)})
       .input(b, {1, b.numel(), 1}, {0, b.stride(0), 0})
       .attribute(a.scalar_type())
-      .attribute(float32_precision())
+      .attribute(static_cast<uint64_t>(float32_precision()))
       .record();
   return out;
 }

@@ -555,16 +555,6 @@ using Amin = Extremum<at::meta::structured_amin, Opcode::ReduceMin, kAmin>;
 using Max = FullExtremum<Opcode::ReduceMax, kMax>;
 using Min = FullExtremum<Opcode::ReduceMin, kMin>;
 
-// The CPU counts floating values only; other devices whole numbers as well, and programs ask for it
-// (the tokens of each expert).
-Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& min, const at::Scalar& max) {
-  if (!at::isIntegralType(self.scalar_type(), /*includeBool=*/false)) {
-    return to_host<Tensor>("aten::histc", "", self, bins, min, max);
-  }
-  return to_host<Tensor>("aten::histc", "", self.to(ScalarType::Double), bins, min, max)
-      .to(self.scalar_type());
-}
-
 // --- compositions --------------------------------------------------------------------------------
 
 Tensor nansum(const Tensor& self, OptionalIntArrayRef dims, bool keepdim, OptionalDtype dtype) {
@@ -597,7 +587,6 @@ Tensor trace(const Tensor& self) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  m.impl("histc", TORCH_FN(histc));
   m.impl("sum", TORCH_FN(sum));
   m.impl("sum.dim_IntList", TORCH_FN(sum_dims));
   m.impl("sum.IntList_out", TORCH_FN(sum_out));

@@ -8,9 +8,20 @@ namespace {
 // What must run though nobody reads it: it may find an index out of range, or has effects that the
 // Graph does not see.
 bool has_effects(const Node& node) {
-  const bool pools_by_index = node.opcode == Opcode::Pooling && node.inputs.size() > 1;
-  return node.opcode == Opcode::Host || node.opcode == Opcode::NllLoss || pools_by_index ||
-         is_indexing(node.opcode);
+  switch (node.opcode) {
+    case Opcode::Host:
+    case Opcode::NllLoss:
+    case Opcode::CtcLoss:
+    case Opcode::GroupedMm:
+    case Opcode::EmbeddingBag:
+    case Opcode::RepeatInterleave:
+      return true;
+    case Opcode::Pooling:       // by indices
+    case Opcode::Searchsorted:  // by a sorter
+      return node.inputs.size() > (node.opcode == Opcode::Pooling ? 1 : 2);
+    default:
+      return is_indexing(node.opcode);
+  }
 }
 
 }  // namespace

@@ -27,12 +27,21 @@ std::string operator_name(const std::string& opcode) {
   return name;
 }
 
+// Whether the CPU raises a RuntimeError for an index of this op, not an IndexError.
+bool is_runtime_error(std::string_view opcode) {
+  for (const char* name : {"Gather", "Pooling", "Scatter", "CtcLoss", "GroupedMm", "EmbeddingBag",
+                           "Searchsorted", "RepeatInterleave"}) {
+    if (opcode.starts_with(name)) return true;
+  }
+  return false;
+}
+
 // As the type that the CPU raises.
 [[noreturn]] void raise(const kernels::Fault& fault, const std::string& opcode) {
   const std::string message =
       c10::str("index ", fault.index, " is out of range for a dimension of size ", fault.bound,
                " (in ", operator_name(opcode), " on accel)");
-  TORCH_CHECK(opcode != "Gather" && opcode != "Pooling" && !opcode.starts_with("Scatter"), message);
+  TORCH_CHECK(!is_runtime_error(opcode), message);
   C10_THROW_ERROR(IndexError, message);
 }
 

@@ -92,7 +92,9 @@ namespace accel::graph {
 // Engines of their own.
 #define ACCEL_ENGINE_OPCODES(X)                                                              \
   X(Matmul) X(Attention) X(AttentionBackward) X(Convolution) X(NllLoss) X(Pooling)            \
-  X(Resampling) X(Folding) X(GridSampling) X(Adam) X(Sgd) X(Host)
+  X(Resampling) X(Folding) X(GridSampling) X(Adam) X(Sgd) X(Host) X(CtcLoss)                  \
+  X(CtcLossBackward) X(GroupedMm) X(EmbeddingBag) X(EmbeddingBagWeightGradient)               \
+  X(Searchsorted) X(RepeatInterleave)
 
 // Lines along one dimension, attribute 1; outputs are values?, indices?. Scans write as many elements
 // as they read, sorts as many as the output has along the dimension, the others one: the outputs

@@ -141,6 +141,17 @@ Launch indexing_launch(const Node& node) {
   return {launch, name_of(node.opcode), {}};
 }
 
+// The attributes of a Node in the order in which csrc/aten wrote them.
+class Attributes {
+ public:
+  explicit Attributes(const Node& node) : next_(node.attributes.begin()) {}
+  int64_t next() { return static_cast<int64_t>(*next_++); }
+  double next_double() { return std::bit_cast<double>(*next_++); }
+
+ private:
+  decltype(Node::attributes)::const_iterator next_;
+};
+
 // input [rows, classes], targets [rows], weight? [classes] → out, total_weight;
 // attributes: -, ignore_index, reduction
 Launch nll_loss_launch(const Node& node) {
@@ -162,16 +173,135 @@ Launch nll_loss_launch(const Node& node) {
   return {launch, "NllLoss", {}};
 }
 
-// The attributes of a Node in the order in which csrc/aten wrote them.
-class Attributes {
- public:
-  explicit Attributes(const Node& node) : next_(node.attributes.begin()) {}
-  int64_t next() { return static_cast<int64_t>(*next_++); }
-  double next_double() { return std::bit_cast<double>(*next_++); }
+// log_probs [frames, batch, classes], labels, input lengths, target lengths → loss, log_alpha; then
+// also loss, log_alpha, grad → gradient. Attributes: dtype, the most labels of a sample, blank, how
+// many labels, their batch stride and stride; what an infinite loss gives.
+Launch ctc_launch(const Node& node) {
+  runtime::CtcLaunch launch;
+  launch.backward = node.opcode == Opcode::CtcLossBackward;
+  const View& log_probs = node.inputs[0];
+  kernels::Ctc& ctc = launch.ctc.forward;
+  ctc.frames = log_probs.sizes[0];
+  ctc.batch = log_probs.sizes[1];
+  ctc.classes = log_probs.sizes[2];
+  Attributes attributes(node);
+  ctc.dtype = static_cast<DType>(attributes.next());
+  ctc.most_labels = attributes.next();
+  ctc.blank = attributes.next();
+  ctc.label_count = attributes.next();
+  ctc.label_batch_stride = attributes.next();
+  ctc.label_stride = attributes.next();
+  launch.log_probs = log_probs.reference();
+  launch.labels = node.inputs[1].reference();
+  launch.input_lengths = node.inputs[2].reference();
+  launch.target_lengths = node.inputs[3].reference();
+  if (!launch.backward) {
+    launch.loss = node.outputs[0].reference();
+    launch.log_alpha = node.outputs[1].reference();
+  } else {
+    launch.ctc.infinite = static_cast<kernels::InfiniteLoss>(attributes.next());
+    launch.loss = node.inputs[4].reference();
+    launch.log_alpha = node.inputs[5].reference();
+    launch.grad = node.inputs[6].reference();
+    launch.grad_log_probs = node.outputs[0].reference();
+  }
+  return {launch, name_of(node.opcode), {}};
+}
 
- private:
-  decltype(Node::attributes)::const_iterator next_;
-};
+// a, b, ends → out, each of three dimensions, the first of size 1 where the operand is one matrix.
+// Attributes: dtype, precision, the dimension that is divided.
+Launch grouped_matmul_launch(const Node& node) {
+  runtime::GroupedMatmulLaunch launch;
+  const View &a = node.inputs[0], &b = node.inputs[1], &ends = node.inputs[2];
+  const View& out = node.outputs[0];
+  launch.matmul.matmul = matmul_launch(node).matmul;
+  launch.matmul.matmul.batch = ends.sizes[0];
+  launch.matmul.matmul.out = {nullptr, out.strides[0], out.strides[1], out.strides[2]};
+  launch.matmul.grouped = static_cast<kernels::GroupedDimension>(node.attributes.at(2));
+  launch.a = a.reference();
+  launch.b = b.reference();
+  launch.ends = ends.reference();
+  launch.out = out.reference();
+  return {launch, name_of(node.opcode), {}};
+}
+
+// table, indices, offsets, weights? → out, offset2bag, bag_size, maximum_index?. Attributes: dtype,
+// mode, padding.
+Launch embedding_bag_launch(const Node& node) {
+  runtime::EmbeddingBagLaunch launch;
+  kernels::EmbeddingBag& bags = launch.bags;
+  Attributes attributes(node);
+  bags.dtype = static_cast<DType>(attributes.next());
+  bags.mode = static_cast<kernels::BagMode>(attributes.next());
+  bags.padding = attributes.next();
+  const View &table = node.inputs[0], &indices = node.inputs[1], &offsets = node.inputs[2];
+  bags.index_dtype = indices.dtype;
+  bags.rows = table.sizes[0];
+  bags.width = table.sizes[1];
+  bags.row_stride = table.strides[0];
+  bags.count = indices.sizes[0];
+  bags.offset_count = offsets.sizes[0];
+  bags.bags = node.outputs[0].sizes[0];
+  launch.table = table.reference();
+  launch.indices = indices.reference();
+  launch.offsets = offsets.reference();
+  launch.weights = reference_of(node.inputs, 3);
+  launch.out = node.outputs[0].reference();
+  launch.offset2bag = node.outputs[1].reference();
+  launch.bag_size = node.outputs[2].reference();
+  launch.maximum_index = reference_of(node.outputs, 3);
+  return {launch, name_of(node.opcode), {}};
+}
+
+// grad, table, indices, offset2bag → weight gradient. Attributes: dtype, padding.
+Launch bag_weight_gradient_launch(const Node& node) {
+  runtime::BagWeightGradientLaunch launch;
+  kernels::EmbeddingBag& bags = launch.gradient.forward;
+  bags.dtype = static_cast<DType>(node.attributes.at(0));
+  bags.padding = static_cast<int64_t>(node.attributes.at(1));
+  const View &table = node.inputs[1], &indices = node.inputs[2];
+  bags.index_dtype = indices.dtype;
+  bags.rows = table.sizes[0];
+  bags.width = table.sizes[1];
+  bags.row_stride = table.strides[0];
+  bags.count = indices.sizes[0];
+  launch.grad = node.inputs[0].reference();
+  launch.table = table.reference();
+  launch.indices = indices.reference();
+  launch.offset2bag = node.inputs[3].reference();
+  launch.weight_grad = node.outputs[0].reference();
+  return {launch, name_of(node.opcode), {}};
+}
+
+// sequence [rows or 1, length], values [rows, count], sorter? → places. Attributes: dtype, side.
+Launch search_launch(const Node& node) {
+  runtime::SearchLaunch launch;
+  kernels::Search& search = launch.search;
+  const View &sequence = node.inputs[0], &values = node.inputs[1];
+  search.dtype = static_cast<DType>(node.attributes.at(0));
+  search.side = static_cast<kernels::SearchSide>(node.attributes.at(1));
+  search.place_dtype = node.outputs[0].dtype;
+  search.rows = values.sizes[0];
+  search.count = values.sizes[1];
+  search.length = sequence.sizes[1];
+  search.shares_sequence = sequence.sizes[0] == 1;
+  launch.sequence = sequence.reference();
+  launch.values = values.reference();
+  launch.sorter = reference_of(node.inputs, 2);
+  launch.places = node.outputs[0].reference();
+  return {launch, name_of(node.opcode), {}};
+}
+
+// lengths → places.
+Launch segments_launch(const Node& node) {
+  runtime::SegmentsLaunch launch;
+  launch.segments.dtype = node.inputs[0].dtype;
+  launch.segments.count = node.inputs[0].sizes[0];
+  launch.segments.total = node.outputs[0].sizes[0];
+  launch.lengths = node.inputs[0].reference();
+  launch.places = node.outputs[0].reference();
+  return {launch, name_of(node.opcode), {}};
+}
 
 // Dimensions that a convolution does not have stand before the others, with size 1.
 kernels::ConvolutionTensor convolution_tensor(const View& view) {
@@ -513,6 +643,19 @@ Launch engine_launch(const Node& node) {
       return attention_launch(node);
     case Opcode::NllLoss:
       return nll_loss_launch(node);
+    case Opcode::CtcLoss:
+    case Opcode::CtcLossBackward:
+      return ctc_launch(node);
+    case Opcode::GroupedMm:
+      return grouped_matmul_launch(node);
+    case Opcode::EmbeddingBag:
+      return embedding_bag_launch(node);
+    case Opcode::EmbeddingBagWeightGradient:
+      return bag_weight_gradient_launch(node);
+    case Opcode::Searchsorted:
+      return search_launch(node);
+    case Opcode::RepeatInterleave:
+      return segments_launch(node);
     case Opcode::Convolution:
       return convolution_launch(node);
     case Opcode::Pooling:
@@ -564,6 +707,14 @@ double flops_of(const Node& node) {
   switch (node.opcode) {
     case Opcode::Matmul:
       return 2 * elements(node.outputs[0]) * static_cast<double>(node.inputs[0].sizes[2]);
+    case Opcode::GroupedMm: {
+      // Each element of a matrix that the groups divide is in one product.
+      const View &a = node.inputs[0], &b = node.inputs[1];
+      const bool divides_columns =
+          node.attributes.at(2) == static_cast<uint64_t>(kernels::GroupedDimension::Columns);
+      return 2 * (divides_columns ? elements(b) * static_cast<double>(a.sizes[1])
+                                  : elements(a) * static_cast<double>(b.sizes[2]));
+    }
     case Opcode::Convolution: {
       const auto [input, weight, output] = convolution_views(node);
       return 2 * elements(*output) * elements(*weight) / static_cast<double>(output->sizes[1]);

@@ -91,14 +91,80 @@ void run(const IndexingLaunch& launch, const Arguments& arguments) {
                     arguments.address(launch.other), indices.data(), arguments.fault);
 }
 
+const int64_t* integers(Reference reference, const Arguments& arguments) {
+  return reinterpret_cast<const int64_t*>(arguments.address(reference));
+}
+
 void run(const NllLossLaunch& launch, const Arguments& arguments) {
   kernels::NllLoss loss = launch.loss;
   loss.input = arguments.address(launch.input);
-  loss.targets = reinterpret_cast<const int64_t*>(arguments.address(launch.targets));
+  loss.targets = integers(launch.targets, arguments);
   loss.weight = arguments.address(launch.weight);
   loss.out = arguments.address(launch.out);
   loss.total_weight = arguments.address(launch.total_weight);
   kernels::nll_loss(loss, arguments.fault);
+}
+
+void run(const CtcLaunch& launch, const Arguments& arguments) {
+  kernels::CtcBackward ctc = launch.ctc;
+  ctc.forward.log_probs = arguments.address(launch.log_probs);
+  ctc.forward.labels = integers(launch.labels, arguments);
+  ctc.forward.input_lengths = integers(launch.input_lengths, arguments);
+  ctc.forward.target_lengths = integers(launch.target_lengths, arguments);
+  ctc.forward.loss = arguments.address(launch.loss);
+  ctc.forward.log_alpha = arguments.address(launch.log_alpha);
+  if (!launch.backward) return kernels::ctc_loss(ctc.forward, arguments.fault);
+  ctc.grad = arguments.address(launch.grad);
+  ctc.grad_log_probs = arguments.address(launch.grad_log_probs);
+  kernels::ctc_loss_backward(ctc, arguments.fault);
+}
+
+void run(const GroupedMatmulLaunch& launch, const Arguments& arguments) {
+  kernels::GroupedMatmul grouped = launch.matmul;
+  grouped.matmul.a.data = arguments.address(launch.a);
+  grouped.matmul.b.data = arguments.address(launch.b);
+  grouped.matmul.out.data = arguments.address(launch.out);
+  grouped.ends = reinterpret_cast<const int32_t*>(arguments.address(launch.ends));
+  kernels::grouped_matmul(grouped, arguments.fault);
+}
+
+void run(const EmbeddingBagLaunch& launch, const Arguments& arguments) {
+  kernels::EmbeddingBag bags = launch.bags;
+  bags.table = arguments.address(launch.table);
+  bags.indices = arguments.address(launch.indices);
+  bags.offsets = arguments.address(launch.offsets);
+  bags.weights = arguments.address(launch.weights);
+  bags.out = arguments.address(launch.out);
+  bags.offset2bag = arguments.address(launch.offset2bag);
+  bags.bag_size = arguments.address(launch.bag_size);
+  bags.maximum_index = arguments.address(launch.maximum_index);
+  kernels::embedding_bag(bags, arguments.fault);
+}
+
+void run(const BagWeightGradientLaunch& launch, const Arguments& arguments) {
+  kernels::BagWeightGradient gradient = launch.gradient;
+  gradient.grad = arguments.address(launch.grad);
+  gradient.forward.table = arguments.address(launch.table);
+  gradient.forward.indices = arguments.address(launch.indices);
+  gradient.forward.offset2bag = arguments.address(launch.offset2bag);
+  gradient.weight_grad = arguments.address(launch.weight_grad);
+  kernels::bag_weight_gradient(gradient, arguments.fault);
+}
+
+void run(const SearchLaunch& launch, const Arguments& arguments) {
+  kernels::Search search = launch.search;
+  search.sequence = arguments.address(launch.sequence);
+  search.values = arguments.address(launch.values);
+  search.sorter = integers(launch.sorter, arguments);
+  search.places = arguments.address(launch.places);
+  kernels::search(search, arguments.fault);
+}
+
+void run(const SegmentsLaunch& launch, const Arguments& arguments) {
+  kernels::Segments segments = launch.segments;
+  segments.lengths = arguments.address(launch.lengths);
+  segments.places = arguments.address(launch.places);
+  kernels::repeat_places(segments, arguments.fault);
 }
 
 void run(const ConvolutionLaunch& launch, const Arguments& arguments) {

@@ -12,15 +12,19 @@
 #include "kernels/attention/attention.h"
 #include "kernels/common/fault.h"
 #include "kernels/convolution/convolution.h"
+#include "kernels/embedding_bag/embedding_bag.h"
 #include "kernels/folding/folding.h"
 #include "kernels/grid_sampling/grid_sampling.h"
 #include "kernels/indexing/indexing.h"
+#include "kernels/loss/ctc.h"
 #include "kernels/loss/nll_loss.h"
+#include "kernels/matmul/grouped.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/optimizer/optimizer.h"
 #include "kernels/pooling/pooling.h"
 #include "kernels/resampling/resampling.h"
 #include "kernels/scan/scan.h"
+#include "kernels/search/search.h"
 #include "kernels/sort/sort.h"
 #include "kernels/vector/program.h"
 
@@ -100,6 +104,37 @@ struct IndexingLaunch {
 struct NllLossLaunch {
   kernels::NllLoss loss;
   Reference input, targets, weight, out, total_weight;
+};
+
+struct CtcLaunch {
+  bool backward = false;
+  kernels::CtcBackward ctc;  // forward is ctc.forward
+  Reference log_probs, labels, input_lengths, target_lengths, loss, log_alpha, grad, grad_log_probs;
+};
+
+struct GroupedMatmulLaunch {
+  kernels::GroupedMatmul matmul;
+  Reference a, b, ends, out;
+};
+
+struct EmbeddingBagLaunch {
+  kernels::EmbeddingBag bags;
+  Reference table, indices, offsets, weights, out, offset2bag, bag_size, maximum_index;
+};
+
+struct BagWeightGradientLaunch {
+  kernels::BagWeightGradient gradient;
+  Reference grad, table, indices, offset2bag, weight_grad;
+};
+
+struct SearchLaunch {
+  kernels::Search search;
+  Reference sequence, values, sorter, places;
+};
+
+struct SegmentsLaunch {
+  kernels::Segments segments;
+  Reference lengths, places;
 };
 
 struct ConvolutionLaunch {
@@ -190,7 +225,8 @@ struct Launch {
   std::variant<VectorLaunch, MatmulLaunch, AttentionLaunch, IndexingLaunch, NllLossLaunch,
                ConvolutionLaunch, PoolingLaunch, ResamplingLaunch, FoldingLaunch,
                GridSamplingLaunch, AdamLaunch, SgdLaunch, ScanLaunch, SortLaunch, SelectLaunch,
-               CopyLaunch, HostLaunch>
+               CopyLaunch, HostLaunch, CtcLaunch, GroupedMatmulLaunch, EmbeddingBagLaunch,
+               BagWeightGradientLaunch, SearchLaunch, SegmentsLaunch>
       kernel;
   std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
   std::vector<Touched> touched;  // a Buffer may be there several times

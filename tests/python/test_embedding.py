@@ -1,9 +1,11 @@
 """Embedding tables against the CPU, forward and backward."""
 
+import itertools
+
 import pytest
 import torch
 from compare import FLOATING, LAYOUTS, assert_as_on_cpu, assert_same_error, natively, values
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 300), (0,), (0, 3)]
 
@@ -103,3 +105,104 @@ def test_embedding_is_recorded(counted):
     index = torch.randint(0, 20, (4, 6)).to("accel")
     torch.accel.synchronize()
     natively(counted, lambda: embedding(index, table).sum().backward())
+
+
+# --- bags ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("index_dtype", [torch.int64, torch.int32], ids=str)
+def test_bags(mode, dtype, index_dtype):
+    index = torch.randint(0, 20, (30,)).to(index_dtype)
+    offsets = torch.tensor([0, 4, 4, 5, 19]).to(index_dtype)
+    # Several rows are added to one: the CPU does it in 16 bits, the device in 32.
+    backward = dtype in (torch.float32, torch.float64)
+    for options in [{}, {"padding_idx": 3}, {"include_last_offset": True}]:
+        if "include_last_offset" in options:
+            offsets = torch.cat([offsets, torch.tensor([30]).to(index_dtype)])
+        assert_as_on_cpu(
+            lambda table, index, offsets, o=options: embedding_bag(
+                index, table, offsets, mode=mode, **o
+            ),
+            values((20, 33), dtype), index, offsets, backward=backward,
+        )  # fmt: skip
+    assert_as_on_cpu(
+        lambda table, index: embedding_bag(index.view(6, 5), table, mode=mode),
+        values((20, 33), dtype), index, backward=backward,
+    )  # fmt: skip
+
+
+def test_bags_with_weights():
+    index, offsets = torch.randint(0, 20, (30,)), torch.tensor([0, 4, 4, 5, 19])
+    for options in [{}, {"padding_idx": 3}]:
+        assert_as_on_cpu(
+            lambda table, weights, o=options: embedding_bag(
+                index.to(table.device), table, offsets.to(table.device), mode="sum",
+                per_sample_weights=weights, **o,
+            ),
+            values((20, 33)), values((30,)), backward=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bags_of_tables_in_other_layouts(layout):
+    index, offsets = torch.randint(0, 20, (30,)), torch.tensor([0, 4, 4, 5, 19])
+    assert_as_on_cpu(
+        lambda table: embedding_bag(index.to(table.device), table, offsets.to(table.device)),
+        values((20, 33)), layout=layout, backward=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_gradients_of_bags_scaled_by_frequency(mode):
+    """Against what is meant: the CPU divides by other rows' frequencies."""
+    index, offsets = torch.randint(0, 20, (30,)), [0, 4, 4, 5, 19, 30]
+    table = torch.zeros(20, 3, dtype=torch.float64, device="accel", requires_grad=True)
+    grad = torch.randn(5, 3, dtype=torch.float64)
+    out = embedding_bag(
+        index.to("accel"), table, torch.tensor(offsets, device="accel"), mode=mode,
+        include_last_offset=True, scale_grad_by_freq=True,
+    )  # fmt: skip
+    out.backward(grad.to("accel"))
+    expected, counts = torch.zeros(20, 3, dtype=torch.float64), index.bincount(minlength=20)
+    for bag, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        share = 1 / (end - begin) if mode == "mean" and end > begin else 1
+        for row in index[begin:end]:
+            expected[row] += grad[bag] * share / counts[row]
+    torch.testing.assert_close(table.grad.cpu(), expected)
+
+
+def test_bags_wait_for_nothing(counted):
+    table = torch.randn(20, 33, device="accel", requires_grad=True)
+    weights = torch.randn(30, device="accel", requires_grad=True)
+    index = torch.randint(0, 20, (30,), device="accel")
+    offsets = torch.tensor([0, 4, 4, 5, 19], device="accel")
+    torch.accel.synchronize()
+    for mode in ("sum", "mean", "max"):
+        factors = weights if mode == "sum" else None
+        natively(
+            counted,
+            lambda mode=mode, factors=factors: embedding_bag(
+                index, table, offsets, mode=mode, per_sample_weights=factors
+            ).sum().backward(),
+        )  # fmt: skip
+
+
+def test_bag_errors():
+    def bags(index, offsets, **options):
+        def call(device):
+            table = torch.zeros(5, 3, device=device)
+            arguments = [torch.tensor(index, device=device), torch.tensor(offsets, device=device)]
+            torch.embedding_bag(table, *arguments, **options)
+
+        return call
+
+    for call in [
+        bags([1, 5], [0, 1]),
+        bags([1, -1], [0, 1]),
+        bags([1, 2], [1, 1]),
+        bags([1, 2], [0, 3]),
+        bags([1.0, 2], [0, 1]),
+    ]:
+        assert_same_error(call, message=False)

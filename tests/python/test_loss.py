@@ -213,3 +213,34 @@ def test_cross_entropy_is_recorded(counted):
         functional.mse_loss(x, x.detach() + 1).backward()
 
     natively(counted, steps)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_multi_margin(p, reduction, weighted):
+    for dtype in (torch.float32, torch.float64):
+        weight = torch.rand(5, dtype=dtype) if weighted else None
+
+        def loss(x, target, weight=weight):
+            weight = None if weight is None else weight.to(x.device)
+            return functional.multi_margin_loss(x, target, p, 0.7, weight, reduction=reduction)
+
+        x, target = torch.randn(40, 5, dtype=dtype), torch.randint(0, 5, (40,))
+        assert_as_on_cpu(loss, x, target, backward=True)
+        assert_as_on_cpu(loss, x[0], target[0], backward=True)
+
+
+def test_multi_margin_errors():
+    for call in [
+        lambda x, target: functional.multi_margin_loss(x, target + 5),
+        lambda x, target: functional.multi_margin_loss(x, target - 5),
+        lambda x, target: functional.multi_margin_loss(x, target[:3]),
+        lambda x, target: functional.multi_margin_loss(x.half(), target),
+    ]:
+        assert_same_error(
+            lambda device: call(  # noqa: B023
+                torch.zeros(4, 5, device=device), torch.tensor([0, 1, 2, 4], device=device)
+            ),
+            message=False,
+        )
