@@ -70,7 +70,7 @@ Arguments prepared(const Tensor& log_probs, const Tensor& targets, const Tensor&
   auto integers = [&](const Tensor& lengths) {
     return lengths.to(log_probs.device(), at::kLong).contiguous();
   };
-  return {log_probs.contiguous(),   targets.to(at::kLong), integers(input_lengths),
+  return {log_probs.contiguous(),   targets.to(at::kLong).contiguous(), integers(input_lengths),
           integers(target_lengths), most_labels,           blank};
 }
 

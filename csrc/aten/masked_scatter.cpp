@@ -36,7 +36,7 @@ Tensor& masked_scatter_(Tensor& self, const Tensor& mask, const Tensor& source) 
   const Tensor is_true = expanded->reshape(-1);
   const Tensor order = is_true.cumsum(0).sub(1);
   const Tensor values =
-      elements_at(source.reshape(-1), at::where(is_true, order, order.new_full({}, -1)));
+      elements_at(source.contiguous().view(-1), at::where(is_true, order, order.new_full({}, -1)));
   self.copy_(at::where(*expanded, values.view(self.sizes()), self));
   return self;
 }

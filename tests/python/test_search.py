@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compare import INTEGER, assert_as_on_cpu, assert_same_error, mixed, natively, values
+from compare import INTEGER, LAYOUTS, assert_as_on_cpu, assert_same_error, mixed, natively, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,13 +118,14 @@ def test_isin_knows_infinity_from_nan():
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]),
     spare=st.integers(0, 3),
     broadcast=st.booleans(),
+    layout=st.sampled_from(list(LAYOUTS)),
 )
-def test_masked_scatter(shape, dtype, spare, broadcast):
+def test_masked_scatter(shape, dtype, spare, broadcast, layout):
     x, mask = values(shape, dtype), torch.rand(shape[1:] if broadcast else shape) > 0.5
     count = int(mask.expand(shape).sum())
     assert_as_on_cpu(
         lambda x, source: x.masked_scatter(mask.to(x.device), source), x,
-        values((count + spare,), dtype), backward=True,
+        values((count + spare,), dtype), layout=layout, backward=True,
     )  # fmt: skip
 
 
