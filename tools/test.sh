@@ -51,6 +51,11 @@ $python -m pytest -q -m "slow and alone" "${tests[@]}"
 section "pytest, distributed" # ranks are processes of their own
 $python -m pytest -q tests/python/distributed
 
+section "PyTorch's operator database"
+side_by_side ACCEL_FALLBACK=quiet -- -m database $database
+section "PyTorch's operator database, ACCEL_MEMORY=guarded"
+side_by_side ACCEL_FALLBACK=quiet ACCEL_MEMORY=guarded -- -m database $database
+
 # The same programs, where a broken contract would show: one Node per Segment, memory that the host
 # must not touch, and the lower instruction sets.
 modes=(ACCEL_FUSION=0 ACCEL_MEMORY=guarded)
