@@ -507,15 +507,6 @@ ProcessGroup::WorkPointer ProcessGroup::endCoalescing() {
       runtime::to_c10(stream), Work::Waits::Stream, options_->timeout);
 }
 
-c10::intrusive_ptr<c10d::Backend> ProcessGroup::split(const Pointer<c10d::Store>& store,
-                                                      const std::vector<int>& ranks,
-                                                      const Pointer<Options>& options) {
-  const auto found = std::find(ranks.begin(), ranks.end(), getRank());
-  if (found == ranks.end()) return nullptr;
-  return c10::make_intrusive<ProcessGroup>(store, static_cast<int>(found - ranks.begin()),
-                                           static_cast<int>(ranks.size()), options);
-}
-
 void ProcessGroup::abort() {
   transport_->fail(c10::str("rank ", getRank(), " has aborted the group"));
   shutdown();

@@ -37,7 +37,6 @@ class ProcessGroup final : public c10d::Backend {
   Pointer<Options> getBackendOptions() override { return options_; }
   void setTimeout(std::chrono::milliseconds timeout) override { options_->timeout = timeout; }
   bool supportsCoalescing() const override { return true; }
-  bool supportsSplitting() const override { return true; }
   void setSequenceNumberForGroup() override {}
   uint64_t getSequenceNumberForGroup() override;
   c10d::ErrorType getError() override;
@@ -77,9 +76,6 @@ class ProcessGroup final : public c10d::Backend {
 
   void startCoalescing() override;
   WorkPointer endCoalescing() override;
-
-  Pointer<c10d::Backend> split(const Pointer<c10d::Store>& store, const std::vector<int>& ranks,
-                               const Pointer<Options>& options) override;
 
   // The group fails on every rank, now.
   void abort() override;

@@ -4,6 +4,7 @@ The programs are random, but the same on all ranks."""
 
 import os
 import random
+from datetime import timedelta
 
 import pytest
 import torch
@@ -427,6 +428,26 @@ def use_premultiplied_sums(place):
 )
 def test_case(ranks, case):
     ranks(case, ranks=3)
+
+
+def subgroups_of_a_bound_device(place):
+    """The device alone names the backend, and with a device PyTorch would split groups."""
+    dist.init_process_group(
+        store=dist.FileStore(place.store, place.ranks),
+        rank=place.rank,
+        world_size=place.ranks,
+        device_id=place.device,
+        timeout=timedelta(seconds=60),
+    )
+    assert dist.group.WORLD._get_backend(place.device).name() == "accl"
+    group, _ = dist.new_subgroups_by_enumeration([[0, 1], [2, 3]])
+    tensor = torch.full((10,), float(place.rank), device=place.device)
+    dist.all_reduce(tensor, group=group)
+    assert (tensor == [1, 1, 5, 5][place.rank]).all().item()
+
+
+def test_subgroups_of_a_bound_device(ranks):
+    ranks(subgroups_of_a_bound_device, ranks=4, join=False)
 
 
 # ---- several hosts ----
