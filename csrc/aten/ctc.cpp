@@ -70,8 +70,12 @@ Arguments prepared(const Tensor& log_probs, const Tensor& targets, const Tensor&
   auto integers = [&](const Tensor& lengths) {
     return lengths.to(log_probs.device(), at::kLong).contiguous();
   };
-  return {log_probs.contiguous(),   targets.to(at::kLong).contiguous(), integers(input_lengths),
-          integers(target_lengths), most_labels,           blank};
+  return {log_probs.contiguous(),
+          targets.to(at::kLong).contiguous(),
+          integers(input_lengths),
+          integers(target_lengths),
+          most_labels,
+          blank};
 }
 
 // Concatenated targets have no stride from sample to sample.
