@@ -80,9 +80,17 @@ def test_repeat_interleave_waits_once_or_not_at_all(counted):
     repeats = torch.tensor([3, 0, 2], device="accel")
     torch.accel.synchronize()
     natively(counted, lambda: torch.repeat_interleave(repeats, output_size=5))
+    assert_reads_once(counted, lambda: torch.repeat_interleave(repeats))
+
+
+def assert_reads_once(counted, function):
+    """The host asks for one value of the device; whether it has to wait is a matter of timing."""
+    torch.accel.reset_counters()
     with counted() as change:
-        torch.repeat_interleave(repeats)
-    assert (change["waits"], change["fallbacks"], change["host_ops"]) == (1, 0, 0)
+        function()
+    assert sum(torch.accel.report()["read"].values()) == 1
+    assert change["waits"] <= 1
+    assert change["fallbacks"] == change["host_ops"] == 0
 
 
 @pytest.mark.parametrize("size", [None, 4, 3])
@@ -175,9 +183,7 @@ def test_bincount(dtype):
 def test_bincount_waits_once(counted):
     x = torch.randint(0, 20, (1000,), device="accel")
     torch.accel.synchronize()
-    with counted() as change:
-        torch.bincount(x)
-    assert (change["waits"], change["fallbacks"], change["host_ops"]) == (1, 0, 0)
+    assert_reads_once(counted, lambda: torch.bincount(x))
 
 
 def test_bincount_errors():
