@@ -191,3 +191,29 @@ def test_tensor_parallel_by_one_line_and_checkpoint_for_another_number_of_ranks(
     again = torchrun("--nproc-per-node=2", *arguments, "--dropout", "0")
     assert "goes on after step 20" in again.stdout
     assert again.stdout.split("validation loss ")[-1].split()[0] == loss
+
+
+@pytest.mark.slow
+def test_two_hosts_meet_by_rendezvous(tmp_path: Path) -> None:
+    """Two agents, which see two hosts, train what one trains."""
+    example = gpt.EXAMPLES / "train_distributed.py"
+
+    def train(name: str, *arguments: object, **variables: str) -> subprocess.Popen:
+        options = [*TINY, "--dropout", "0", "--out", tmp_path / name]
+        return start_torchrun(*arguments, example, *options, **variables)
+
+    alone = finish(train("alone", "--nproc-per-node=4"))
+    # The first agent serves the rendezvous at a port of the system's choice.
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{store.port}", "--rdzv-id=one")
+    conf = "--rdzv-conf=is_host=false"
+    agents = [
+        train("both", "--nnodes=2", "--nproc-per-node=2", *meeting, conf, ACCEL_HOST_ID=host)
+        for host in ("a", "b")
+    ]
+    outputs = [finish(agent).stdout for agent in agents]
+    (both,) = [out for out in outputs if "validation loss" in out]
+    want, got = (
+        float(out.split("validation loss ")[-1].split()[0]) for out in (alone.stdout, both)
+    )
+    assert got == pytest.approx(want, rel=1e-5)
