@@ -51,10 +51,11 @@ $python -m pytest -q -m "slow and alone" "${tests[@]}"
 section "pytest, distributed" # ranks are processes of their own
 $python -m pytest -q tests/python/distributed
 
+# As recorded; `make test-database` runs it through torch.compile too.
 section "PyTorch's operator database"
-side_by_side ACCEL_FALLBACK=quiet -- -m database $database
+side_by_side ACCEL_FALLBACK=quiet -- -m database -k "not compiled-" $database
 section "PyTorch's operator database, ACCEL_MEMORY=guarded"
-side_by_side ACCEL_FALLBACK=quiet ACCEL_MEMORY=guarded -- -m database $database
+side_by_side ACCEL_FALLBACK=quiet ACCEL_MEMORY=guarded -- -m database -k "not compiled-" $database
 
 # The same programs, where a broken contract would show: one Node per Segment, memory that the host
 # must not touch, and the lower instruction sets.
