@@ -314,17 +314,25 @@ void WorkerStream::block_until(Done done, int64_t deadline, Gil gil) {
     ~Waiter() { count.fetch_sub(1); }
     std::atomic<int>& count;
   } waiter(waiters_);
-  const int64_t period = guard.interruptible() ? kSignalPeriod : kNever;
+  // By the clock, not when a wait times out: commands that complete all the time wake this one.
+  const bool listens = guard.interruptible();
+  int64_t listen_at = listens ? steady_now() + kSignalPeriod : kNever;
   std::unique_lock<std::mutex> lock(mutex_);
   while (!done()) {
-    const int64_t left = std::min(period, deadline == kNever ? kNever : deadline - steady_now());
-    if (left <= 0) return;
-    if (left == kNever) {
+    const int64_t until = std::min(listen_at, deadline);
+    if (until == kNever) {
       done_.wait(lock);
-    } else if (done_.wait_for(lock, std::chrono::nanoseconds(left)) == std::cv_status::timeout) {
+      continue;
+    }
+    const int64_t now = steady_now();
+    if (now >= deadline) return;
+    if (now >= listen_at) {
       lock.unlock();
       guard.check_signals();
       lock.lock();
+      listen_at = steady_now() + kSignalPeriod;
+    } else {
+      done_.wait_for(lock, std::chrono::nanoseconds(until - now));
     }
   }
 }
