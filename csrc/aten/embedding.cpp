@@ -7,16 +7,8 @@
 
 namespace accel::aten {
 
-namespace {
-
-void check_indices(const char* op, const Tensor& indices) {
-  const at::TensorArg argument(indices, "indices", 1);
-  at::checkScalarTypes(op, argument, {at::kLong, at::kInt});
-}
-
-// Each index names a row of the table; `values` has the row's elements as its last dimension.
-void record_rows(Opcode opcode, const Tensor& table, const Tensor& indices, const Tensor& values,
-                 const IndexingRules& rules) {
+void record_indexed_rows(Opcode opcode, const Tensor& table, const Tensor& indices,
+                         const Tensor& values, const IndexingRules& rules) {
   const auto dims = static_cast<size_t>(indices.dim());
   at::DimVector table_strides(dims + 1, 0), index_strides(indices.strides());
   table_strides[dims] = table.stride(1);
@@ -31,6 +23,13 @@ void record_rows(Opcode opcode, const Tensor& table, const Tensor& indices, cons
                   rules);
 }
 
+namespace {
+
+void check_indices(const char* op, const Tensor& indices) {
+  const at::TensorArg argument(indices, "indices", 1);
+  at::checkScalarTypes(op, argument, {at::kLong, at::kInt});
+}
+
 Tensor embedding(const Tensor& weight, const Tensor& indices, int64_t padding_index,
                  bool scale_by_frequency, bool sparse) {
   TORCH_CHECK(weight.dim() == 2, "'weight' must be 2-D");
@@ -43,7 +42,7 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, int64_t padding_in
   at::DimVector sizes(indices.sizes().begin(), indices.sizes().end());
   sizes.push_back(weight.size(1));
   Tensor out = empty_on(weight, sizes, weight.scalar_type());
-  if (out.numel() > 0) record_rows(Opcode::Embedding, weight, indices, out, {});
+  if (out.numel() > 0) record_indexed_rows(Opcode::Embedding, weight, indices, out, {});
   return out;
 }
 
@@ -64,7 +63,7 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& indices, int64_t row
   if (padding_index >= 0) rules.skipped = padding_index;
   at::DimVector sizes(indices.sizes());
   sizes.push_back(grad.size(-1));
-  record_rows(Opcode::EmbeddingBackward, grad_weight, indices, grad.reshape(sizes), rules);
+  record_indexed_rows(Opcode::EmbeddingBackward, grad_weight, indices, grad.reshape(sizes), rules);
   return grad_weight;
 }
 

@@ -91,20 +91,6 @@ Results embedding_bag(const Tensor& weight, const Tensor& indices, const Tensor&
   return {out, offset2bag, bag_size, is_maximum ? maxima : bag_size};
 }
 
-// Adds each row of values to the row of the table that its index names.
-void add_rows(const Tensor& table, const Tensor& indices, const Tensor& values,
-              const IndexingRules& rules) {
-  const int64_t table_strides[] = {0, table.stride(1)}, index_strides[] = {indices.stride(0), 0};
-  record_indexing(Opcode::EmbeddingBackward,
-                  {table,
-                   values,
-                   values.sizes(),
-                   table_strides,
-                   values.strides(),
-                   {{indices, index_strides, table.size(0), table.stride(0)}}},
-                  rules);
-}
-
 // The gradients of maxima, each to the element that it was.
 void add_maxima(const Tensor& table, const Tensor& maxima, const Tensor& grad) {
   const int64_t table_strides[] = {0, table.stride(1)};
@@ -139,7 +125,7 @@ Tensor dense_backward(const Tensor& grad, const Tensor& indices, const Tensor& o
   IndexingRules rules{scale_by_frequency ? IndexingMode::Mean : IndexingMode::Sum};
   rules.include_self = IncludeSelf::No;
   rules.skipped = padding_index;
-  add_rows(table, indices.reshape(-1), values, rules);
+  record_indexed_rows(Opcode::EmbeddingBackward, table, indices.reshape(-1), values, rules);
   return table;
 }
 

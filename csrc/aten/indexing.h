@@ -36,4 +36,8 @@ bool can_reduce(ScalarType type, IndexingMode mode);
 
 void record_indexing(Opcode opcode, const IndexingSpace& space, const IndexingRules& rules);
 
+// Each index names a row of the table; `values` has the row's elements as its last dimension.
+void record_indexed_rows(Opcode opcode, const Tensor& table, const Tensor& indices,
+                         const Tensor& values, const IndexingRules& rules);
+
 }  // namespace accel::aten
