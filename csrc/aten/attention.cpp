@@ -1,13 +1,21 @@
 // Scaled dot-product attention: which implementation a call takes, and the fused one, forward and
 // backward. What it does not cover goes PyTorch's way through matmul and softmax.
 #include <cmath>
+#include <limits>
 
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
+#include <ATen/ops/_safe_softmax.h>
+#include <ATen/ops/_scaled_dot_product_fused_attention_overrideable_backward.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/SymInt.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
@@ -80,18 +88,13 @@ bool is_subclass_at_work(const Tensor& tensor) {
 int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
                    const OptionalTensor& mask, double dropout, bool causal,
                    std::optional<double> scale, bool enable_gqa) {
-  (void)causal, (void)scale;
+  (void)dropout, (void)causal, (void)scale;
   const auto& context = at::globalContext();
   // The kernel is a flash attention and memory-efficient: a program that asks for one of these by
   // name gets it.
   const bool enabled = context.userEnabledOverrideableSDP() || context.userEnabledFlashSDP() ||
                        context.userEnabledMemEfficientSDP();
-  // As on the CPU, attention with dropout or a learnt mask can be differentiated twice, in double
-  // precision at least.
-  const bool learnt = mask && mask->defined() && mask->requires_grad();
-  const bool twice = (dropout > 0 || learnt) && query.scalar_type() == ScalarType::Double;
-  if (enabled && !(twice && context.userEnabledMathSDP()) &&
-      is_supported(query, key, value, mask, enable_gqa)) {
+  if (enabled && is_supported(query, key, value, mask, enable_gqa)) {
     // The same kernel under two names. DTensor, and context parallelism with it, has rules for the
     // efficient one only.
     return static_cast<int64_t>(is_subclass_at_work(query) ? at::SDPBackend::efficient_attention
@@ -233,6 +236,110 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_mask)};
 }
 
+// ---- second derivatives
+// --------------------------------------------------------------------------
+
+// What dropout multiplies each probability with, [batch, heads, query length, key length]: 0 or
+// 1 / (1 - dropout). The fused backward drew it, so it is asked: with all probabilities and all
+// gradients of probabilities equal to one, and an output of zero, the gradient of the scores is the
+// factor.
+Tensor dropout_factors(const Tensor& query, const Tensor& key, double dropout,
+                       const Tensor& philox_seed, const Tensor& philox_offset) {
+  const c10::SymInt batch = query.sym_size(0), heads = query.sym_size(1),
+                    queries = query.sym_size(2), keys = key.sym_size(2);
+  const auto options = query.options().dtype(arithmetic_dtype(query.scalar_type()));
+  auto rows = [&](const c10::SymInt& length, double value) {
+    return at::full_symint({batch, heads, length, 1}, value, options);
+  };
+  return std::get<3>(at::_scaled_dot_product_fused_attention_overrideable_backward_symint(
+      /*grad_out=*/rows(queries, 1), /*query=*/rows(queries, 0), /*key=*/rows(keys, 0),
+      /*value=*/rows(keys, 1),
+      /*attn_bias=*/at::zeros_symint({batch, heads, queries, keys}, options),
+      {false, false, false, true}, /*out=*/rows(queries, 0),
+      /*logsumexp=*/at::zeros_symint({batch, heads, queries}, options), {}, {}, queries, keys,
+      dropout, /*is_causal=*/false, philox_seed, philox_offset, /*scale=*/1.0));
+}
+
+// The gradients of attention as ops that can be differentiated themselves. With scores
+// s = scale q k^T + mask, probabilities p = softmax(s), dropout's factors m and out = (m p) v:
+//   dv = (m p)^T do,  dp = m (do v^T),  ds = p (dp - sum(p dp)),  dq = scale ds k,
+//   dk = scale ds^T q,  dmask = ds
+// Heads of the query that share one of the key's are a dimension of their own.
+std::tuple<Tensor, Tensor, Tensor, Tensor> composed_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const Tensor& mask, std::array<bool, 4> wanted, double dropout, bool causal,
+    const Tensor& philox_seed, const Tensor& philox_offset, double scale) {
+  const ScalarType dtype = query.scalar_type(), compute = arithmetic_dtype(dtype);
+  const c10::SymInt batch = query.sym_size(0), heads = query.sym_size(1), groups = key.sym_size(1),
+                    queries = query.sym_size(2), keys = key.sym_size(2);
+  auto grouped = [&](const Tensor& of_heads) {
+    return of_heads.unflatten_symint(1, {groups, heads / groups});
+  };
+  auto flat = [&](const Tensor& of_groups) { return of_groups.flatten(1, 2).to(dtype); };
+  auto of_key = [&](const Tensor& of_groups) { return of_groups.sum(2).to(dtype); };
+
+  const Tensor q = grouped(query.to(compute)), k = key.to(compute).unsqueeze(2),
+               v = value.to(compute).unsqueeze(2), grad = grouped(grad_out.to(compute));
+  constexpr double kMasked = -std::numeric_limits<double>::infinity();
+  Tensor scores = at::matmul(q, k.mT()) * scale;
+  if (mask.defined()) {
+    const Tensor of_scores = grouped(mask.expand_symint({batch, heads, queries, keys}));
+    scores = mask.scalar_type() == ScalarType::Bool
+                 ? scores.masked_fill(of_scores.logical_not(), kMasked)
+                 : scores + of_scores.to(compute);
+  }
+  if (causal) {
+    const auto flags = query.options().dtype(ScalarType::Bool);
+    scores = scores.masked_fill(at::ones_symint({queries, keys}, flags).triu(1), kMasked);
+  }
+  const Tensor probabilities = at::_safe_softmax(scores, -1);
+
+  Tensor kept = probabilities, grad_kept = at::matmul(grad, v.mT());
+  if (dropout > 0) {
+    const Tensor factors =
+        grouped(dropout_factors(query, key, dropout, philox_seed, philox_offset));
+    kept = kept * factors;
+    grad_kept = grad_kept * factors;
+  }
+  const Tensor grad_scores =
+      probabilities * (grad_kept - (grad_kept * probabilities).sum(-1, /*keepdim=*/true));
+
+  Tensor grad_query, grad_key, grad_value, grad_mask;
+  if (wanted[0]) grad_query = flat(at::matmul(grad_scores, k) * scale);
+  if (wanted[1]) grad_key = of_key(at::matmul(grad_scores.mT(), q) * scale);
+  if (wanted[2]) grad_value = of_key(at::matmul(kept.mT(), grad));
+  if (wanted[3] && mask.defined() && at::isFloatingType(mask.scalar_type())) {
+    grad_mask = at::sum_to(grad_scores.flatten(1, 2), mask.sym_sizes()).to(mask.scalar_type());
+  }
+  return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_mask)};
+}
+
+// Under create_graph=True the fused backward, which has no derivative, gives way.
+std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const Tensor& mask, std::array<bool, 4> wanted, const Tensor& out, const Tensor& logsumexp,
+    const Tensor& cum_seq_q, const Tensor& cum_seq_k, c10::SymInt max_q, c10::SymInt max_k,
+    double dropout, bool causal, const Tensor& philox_seed, const Tensor& philox_offset,
+    std::optional<double> scale) {
+  bool learnt = false;
+  for (const Tensor* tensor : {&grad_out, &query, &key, &value, &mask}) {
+    learnt |= tensor->defined() && tensor->requires_grad();
+  }
+  if (learnt && grad_out.defined() && at::GradMode::is_enabled()) {
+    const double factor = scale.value_or(
+        1 / std::sqrt(static_cast<double>(query.sym_size(3).guard_int(__FILE__, __LINE__))));
+    return composed_backward(grad_out, query, key, value, mask, wanted, dropout, causal,
+                             philox_seed, philox_offset, factor);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return at::_scaled_dot_product_fused_attention_overrideable_backward_symint(
+      grad_out, query, key, value, mask, wanted, out, logsumexp, cum_seq_q, cum_seq_k,
+      std::move(max_q), std::move(max_k), dropout, causal, philox_seed, philox_offset, scale);
+}
+
+// ---- the same under the name that DTensor knows
+// ---------------------------------------------------
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& bias,
     bool /*compute_log_sumexp*/, double dropout, bool causal, std::optional<double> scale) {
@@ -259,6 +366,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
          TORCH_FN(efficient_attention_backward));
   m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention));
   m.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward));
+}
+
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, m) {
+  m.impl("_scaled_dot_product_fused_attention_overrideable_backward",
+         TORCH_FN(differentiable_backward));
 }
 
 }  // namespace accel::aten

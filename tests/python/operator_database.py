@@ -91,9 +91,6 @@ def variants() -> list[Variant]:
     ]
 
 
-# Of attention that is fused. The CPU's is not where it has dropout or a mask that needs a gradient.
-_NOT_TWICE = ("nn.functional.scaled_dot_product_attention", torch.float32)
-
 # Second derivatives in 16 bits are mostly rounding, and take the CPU minutes.
 _TWICE = {torch.float32, torch.float64, torch.complex64, torch.complex128}
 
@@ -112,8 +109,6 @@ def has(variant: Variant, kind: str) -> bool:
     if kind == "backward":
         return op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
     if kind == "double_backward":
-        if (op.name, dtype) == _NOT_TWICE:
-            return False
         return op.supports_gradgrad and dtype in op.supported_backward_dtypes("cpu") & _TWICE
     if kind == "fusion":
         return op.name not in _UNINITIALIZED

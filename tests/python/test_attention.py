@@ -161,6 +161,40 @@ def test_full_dropout_gives_zeros():
     assert attention(q, k, v, dropout_p=1.0).eq(0).all().item()
 
 
+@pytest.mark.parametrize("mask", [None, "bool", "learnt"], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_second_derivatives(kv_heads, dropout, causal, mask):
+    """The fused kernel, and what takes its place when a gradient is differentiated."""
+    inputs = qkv(1, 4, 3, 5, 2, torch.float64, kv_heads=kv_heads)
+    inputs = [x.to("accel").requires_grad_() for x in inputs]
+    flags = (torch.rand(4, 3, 5) > 0.3).to("accel") if mask == "bool" else None
+    if mask == "learnt":
+        inputs.append(values((3, 5), torch.float64).to("accel").requires_grad_())
+
+    def function(q, k, v, learnt=None):
+        torch.manual_seed(3)  # the same elements are dropped in each call
+        added = flags if learnt is None else learnt
+        return attention(
+            q, k, v, added, dropout_p=dropout, is_causal=causal, enable_gqa=kv_heads != 4
+        )
+
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_gradients_that_are_differentiated_have_the_fused_ones_values(dtype):
+    q, k, v = (x.to("accel").requires_grad_() for x in qkv(2, 6, 33, 40, 16, dtype, kv_heads=2))
+    seed = values((2, 6, 33, 16), dtype).to("accel")
+    out = attention(q, k, v, dropout_p=0.2, is_causal=True, enable_gqa=True)
+    fused = torch.autograd.grad(out, (q, k, v), seed, retain_graph=True)
+    composed = torch.autograd.grad(out, (q, k, v), seed, create_graph=True)
+    for a, b in zip(fused, composed, strict=True):
+        assert b.requires_grad and a.stride() == b.stride() and a.dtype == b.dtype
+        torch.testing.assert_close(b.detach(), a, rtol=LIMITS[dtype], atol=LIMITS[dtype] * 4)
+
+
 CHOICES = {
     "plain": (lambda: qkv(2, 3, 9, 9, 16), {}, SDPBackend.OVERRIDEABLE),
     "half": (lambda: qkv(2, 3, 9, 9, 16, torch.float16), {}, SDPBackend.OVERRIDEABLE),
