@@ -9,6 +9,7 @@ import torch
 import torch._dynamo
 from torch import nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +312,126 @@ def test_inputs_and_buffers_are_written_in_place():
         assert torch.equal(x, expected) and torch.equal(result, 2 * expected)
         assert transposed.data_ptr() == y.data_ptr() and transposed.stride() == (1, 4)
         assert x._version > 0
+
+
+# Programs over a cache [4, 6], rows [2, 6] and an index of two rows.
+def _write_rows(cache, rows, index):
+    cache.index_copy_(0, index, rows)
+    return cache * 2
+
+
+def _write_slice(cache, rows, index):
+    cache[1:3] = rows
+    cache[:, 2] = 5
+    return cache.sum(0)
+
+
+def _write_twice(cache, rows, index):
+    cache.index_put_((index,), rows)
+    first = cache * 2
+    cache.index_add_(0, index, rows)
+    return first, cache.exp()
+
+
+def _write_and_read_the_old_values(cache, rows, index):
+    written = cache.index_copy(0, index, rows)
+    old = cache * 2
+    cache.copy_(written)
+    return old
+
+
+def _write_and_read_a_view_of_the_old_values(cache, rows, index):
+    view = cache.t()
+    written = cache.index_copy(0, index, rows)
+    old = view.exp()
+    cache.copy_(written)
+    return old
+
+
+def _write_and_keep_the_old_values(cache, rows, index):
+    rows.copy_(cache[0:2])
+    cache.index_fill_(0, index, -1)
+    return cache + rows.sum()
+
+
+def _add_to_zeros(cache, rows, index):
+    return torch.zeros_like(cache).index_put((index,), rows, accumulate=True) + cache
+
+
+@pytest.mark.parametrize(
+    ("function", "copies"),
+    [
+        (_write_rows, 0),
+        (_write_slice, 0),
+        (_write_twice, 0),
+        (_write_and_read_the_old_values, None),
+        (_write_and_read_a_view_of_the_old_values, None),
+        (_write_and_keep_the_old_values, None),
+        (_add_to_zeros, 0),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_parts_are_written_in_place(function, copies):
+    """As eager does it, and without a copy of what the part is of where there need be none."""
+    from torch_accel.compile import draw
+
+    index = torch.tensor([3, 1], device="accel")
+
+    def make() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        return [torch.randn(size, device="accel") for size in ((4, 6), (2, 6))]
+
+    compiled = _compiled(function)
+    for _ in range(2):
+        expected, got = make(), make()
+        results = tree_leaves(function(*expected, index)), tree_leaves(compiled(*got, index))
+        for a, b in zip(results[0] + expected, results[1] + got, strict=True):
+            assert torch.equal(a, b)
+    if copies is not None:
+        rows = draw(function, *make(), index).splitlines()
+        whole = [row for row in rows if "96 B  writes    96 B" in row and row.endswith("Copy")]
+        assert len(whole) == copies
+
+
+def _returns_what_it_wrote(x, y, index):
+    written = x.index_copy(0, index, y)
+    x.copy_(written)
+    return written.t()
+
+
+def _turns_what_it_wrote(x, y, index):
+    written = x.index_copy(0, index, y)
+    x.copy_(written.t())
+    return x + 1
+
+
+def _writes_a_view_of_itself(x, y, index):
+    written = x.slice_scatter(x[:3], 0, 1, 4)
+    x.copy_(written)
+    return x + y.sum()
+
+
+@pytest.mark.parametrize(
+    "function", [_returns_what_it_wrote, _turns_what_it_wrote, _writes_a_view_of_itself]
+)
+def test_a_write_that_cannot_be_in_place_is_left(function):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from torch_accel.passes import write_in_place
+
+    def make() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        index = torch.tensor([3, 1], device="accel")
+        return [torch.randn(4, 4, device="accel"), torch.randn(2, 4, device="accel"), index]
+
+    graph = make_fx(function, tracing_mode="fake")(*make())
+    write_in_place(graph)
+    expected, got = make(), make()
+    result = graph(*got)
+    assert torch.equal(function(*expected), result)
+    assert torch.equal(expected[0], got[0])
+    got[0].zero_()
+    assert torch.equal(function(*make()), result)
 
 
 def test_arguments_that_share_memory():
