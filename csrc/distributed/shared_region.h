@@ -27,7 +27,8 @@ struct SharedMember {
   std::atomic<uint64_t> sequence{0};  // of the last collective that it has begun
 };
 
-struct SharedHeader {
+// Members follow it.
+struct alignas(SharedMember) SharedHeader {
   std::atomic<uint32_t> failure_begun{0}, failed{0};
   char failure[1024] = {};
 };
