@@ -28,9 +28,11 @@ enum class Kind : uint8_t {
 // As the functions of torch.distributed are called.
 const char* name_of(Kind kind);
 
-// Elements that lie one after the other, where host code finds them.
+// Elements that lie one after the other, where host code finds them. The address of none is an
+// address too: arithmetic and memcpy want one.
 struct Piece {
-  char* data = nullptr;
+  static inline char nothing[1] = {};
+  char* data = nothing;
   int64_t elements = 0;
 };
 

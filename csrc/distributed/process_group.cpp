@@ -295,7 +295,7 @@ class Call {
     char* data = whole.data;
     for (const int64_t count : elements) {
       pieces.push_back({data, count});
-      if (data != nullptr) data += count * operation.element_size;
+      data += count * operation.element_size;
     }
   }
 

@@ -1,7 +1,10 @@
 #include "csrc/distributed/shared_transport.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include <c10/util/Exception.h>
 
@@ -485,6 +488,47 @@ class Collective {
   std::vector<double> factors_;
 };
 
+// While it lives, the calling thread keeps to its rank's share of the cores. Woken where they
+// happened to be, the threads of two ranks often meet on one core, and each round waits for the
+// scheduler to switch between them: 4 MiB between two ranks on two cores then take 1.1 ms, and on
+// one core each 0.3 ms.
+class OwnCores {
+ public:
+  OwnCores(int place, int size) {
+    if (sched_getaffinity(0, sizeof(before_), &before_) != 0) return;
+    const int count = CPU_COUNT(&before_);
+    if (count < size) return;
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    for (int core = 0, number = 0; number < count; ++core) {
+      if (!CPU_ISSET(core, &before_)) continue;
+      if (number * size / count == place) CPU_SET(core, &own);
+      ++number;
+    }
+    changed_ = sched_setaffinity(0, sizeof(own), &own) == 0;
+  }
+  ~OwnCores() {
+    if (changed_) sched_setaffinity(0, sizeof(before_), &before_);
+  }
+  OwnCores(const OwnCores&) = delete;
+  OwnCores& operator=(const OwnCores&) = delete;
+
+ private:
+  cpu_set_t before_;
+  bool changed_ = false;
+};
+
+// From so many bytes a rank on, a collective has rounds enough for that.
+constexpr int64_t kManyRounds = 128 << 10;
+
+int64_t largest_piece(const Operation& operation) {
+  int64_t largest = 0;
+  for (const std::vector<Piece>* pieces : {&operation.inputs, &operation.outputs}) {
+    for (const Piece& piece : *pieces) largest = std::max(largest, operation.bytes(piece));
+  }
+  return largest;
+}
+
 // Counts the operations that are under way.
 class Running {
  public:
@@ -505,6 +549,8 @@ SharedTransport::SharedTransport(std::unique_ptr<SharedRegion> region)
 void SharedTransport::run(const Operation& operation) {
   const Running running(running_);
   if (const std::string reason = failure(); !reason.empty()) region_->raise(operation, reason);
+  std::optional<OwnCores> cores;
+  if (largest_piece(operation) >= kManyRounds) cores.emplace(region_->place(), region_->size());
   round_ += Collective(*region_, operation, round_, history_).run();
 }
 

@@ -67,6 +67,7 @@ Operation make(Kind kind, uint64_t sequence, int64_t timeout_ms = kPatience.coun
 using Numbers = std::vector<int64_t>;
 
 Piece piece(Numbers& numbers) {
+  if (numbers.empty()) return {};
   return {reinterpret_cast<char*>(numbers.data()), static_cast<int64_t>(numbers.size())};
 }
 
