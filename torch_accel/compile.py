@@ -98,6 +98,7 @@ def _compile(
         graph: torch.fx.GraphModule, _: Sequence[Any], role: str
     ) -> Callable[[list], Any]:
         passes.stack_selects(graph)
+        passes.share_equal_values(graph)
         passes.write_in_place(graph)
         parts = host_part.split(graph)
         device_graph = parts.device_graph if parts else graph

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 _aten = torch.ops.aten
 
@@ -62,6 +62,52 @@ def _terms(root: fx.Node) -> tuple[list[fx.Node], int] | None:
     if len(found) != sizes[dim]:
         return None
     return [found[index] for index in range(len(found))], dim
+
+
+# ---- equal values ----
+
+
+def share_equal_values(graph: fx.GraphModule) -> None:
+    """What the program computes twice from the same values, as every layer its mask, is computed
+    once. For functional graphs: nothing changes a value between its uses."""
+    returned = _origins(tree_leaves(graph.graph.output_node().args))
+    seen: dict[tuple, fx.Node] = {}
+    changed = False
+    for node in graph.graph.nodes:
+        # A value that is returned stays a tensor of its own.
+        if not _is_pure(node) or node in returned:
+            continue
+        leaves, form = tree_flatten((node.args, node.kwargs))
+        # As text, numbers that are equal and not the same (1 and 1.0, 0.0 and -0.0) differ.
+        key = (node.target, form, *(x if isinstance(x, fx.Node) else repr(x) for x in leaves))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.graph.erase_node(node)
+            changed = True
+    if changed:
+        graph.recompile()
+
+
+def _is_pure(node: fx.Node) -> bool:
+    return (
+        node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and not node.target._schema.is_mutable
+        and torch.Tag.nondeterministic_seeded not in node.target.tags
+    )
+
+
+def _origins(values: Iterable[fx.Node]) -> set[fx.Node]:
+    """These and whatever one of them may be a view of."""
+    found = set()
+    pending = list(values)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, fx.Node) and node not in found:
+            found.add(node)
+            pending += node.all_input_nodes if _may_be_view(node) else []
+    return found
 
 
 # ---- writes in place ----

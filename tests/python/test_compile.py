@@ -581,6 +581,32 @@ def test_slices_that_are_unpacked_have_one_gradient():
     assert "Fill" in launches_of(partly, x)
 
 
+def test_equal_values_are_computed_once():
+    from torch_accel.compile import draw
+
+    def masks(x):
+        results = []
+        for _ in range(3):
+            ahead = torch.arange(8, device=x.device)[:, None] >= torch.arange(8, device=x.device)
+            results.append(x.masked_fill(ahead, 0).cumsum(0))
+        return results
+
+    def zeros(x):
+        return (x * 0.0).exp().cumsum(0) / (x * -0.0), x.relu(), x.relu()
+
+    x = torch.rand(8, 8, device="accel") + 1
+    for function in (masks, zeros):
+        for got, expected in zip(_compiled(function)(x), function(x), strict=True):
+            assert torch.equal(got, expected)
+    assert draw(masks, x).count("MaskedFill") == 1
+    # What is returned twice is two tensors, and two draws of random numbers are two.
+    first, second = _compiled(zeros)(x)[1:]
+    assert first.data_ptr() != second.data_ptr()
+    drop = functional.dropout
+    first, second = _compiled(lambda x: (drop(x).cumsum(0), drop(x).cumsum(0)))(x)
+    assert not torch.equal(first, second)
+
+
 def test_numbers_on_the_cpu_are_computed_first():
     def counted(x, count, scale, table):
         before = x * count
