@@ -11,12 +11,14 @@ CPU (an optimizer's count of steps) are no such thing: they are computed first (
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch._aot_autograd.utils import register_graphsafe_rng_device_type
 from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
@@ -125,7 +127,36 @@ def _compile(
         partition_fn=_PARTITIONERS[settings["partitioner"]],
         keep_inference_input_mutations=True,
     )
-    return compiler(graph, example_inputs)
+    with _whole_ops():
+        return compiler(graph, example_inputs)
+
+
+# While PyTorch traces, these are made of indexing and arithmetic on every device; the device has
+# kernels of its own for them and for their backward.
+_WHOLE = ("multi_margin_loss", "_upsample_nearest_exact", "upsample_")
+
+
+@contextmanager
+def _whole_ops() -> Iterator[None]:
+    """Inside, TorchDynamo's graphs are traced with the ops above as they are. Compilations take
+    turns (TorchDynamo holds a lock), so nobody else sees this."""
+    keys = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
+    removed = []
+    for name in dir(torch.ops.aten):
+        packet = getattr(torch.ops.aten, name)
+        if not name.startswith(_WHOLE) or not isinstance(packet, torch._ops.OpOverloadPacket):
+            continue
+        for overload in packet.overloads():
+            op = getattr(packet, overload)
+            rules = {key: op.py_kernels.pop(key) for key in keys if key in op.py_kernels}
+            op._dispatch_cache.clear()
+            removed.append((op, rules))
+    try:
+        yield
+    finally:
+        for op, rules in removed:
+            op.py_kernels.update(rules)
+            op._dispatch_cache.clear()
 
 
 def _check(mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:

@@ -607,6 +607,22 @@ def test_equal_values_are_computed_once():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+def test_ops_with_kernels_of_their_own_stay_whole(mode):
+    from torch_accel.compile import draw
+
+    def resize(x):
+        return functional.interpolate(x, scale_factor=2, mode=mode)
+
+    x = torch.randn(2, 3, 4, 5, device="accel", requires_grad=True)
+    rows = [row for row in draw(resize, x).splitlines() if not row.startswith("graph")]
+    assert len(rows) == 2 and all(row.endswith("Resampling") for row in rows)
+    # PyTorch's own rules are back afterwards.
+    lowered = torch.compile(resize, backend="aot_eager_decomp_partition", fullgraph=True)
+    assert torch.allclose(lowered(x.detach().cpu()), resize(x).detach().cpu(), atol=1e-5)
+    assert torch.ops.aten.upsample_nearest2d.default.py_kernels
+
+
 def test_numbers_on_the_cpu_are_computed_first():
     def counted(x, count, scale, table):
         before = x * count
