@@ -118,10 +118,10 @@ def test_a_stopped_rank_is_named_after_the_timeout(tmp_path):
         ranks.processes[1].send_signal(signal.SIGSTOP)
         status, _, error = ranks.end(0)
         assert status == 1, error
-        assert "timed out after 3000 ms" in error and "rank 1" in error, error
+        assert "Timed out waiting 3000ms" in error and "rank 1" in error, error
         ranks.processes[1].send_signal(signal.SIGCONT)
         status, _, error = ranks.end(1)
-        assert status == 1 and "rank 0 timed out" in error, error
+        assert status == 1 and "rank 0: Timed out" in error, error
 
 
 def test_the_exit_with_work_queued_is_clean(tmp_path):
@@ -294,7 +294,7 @@ def a_wait_with_a_timeout_returns(place):
     tensor = torch.ones(10, device=place.device)
     if place.rank == 0:
         work = dist.all_reduce(tensor, async_op=True)
-        with pytest.raises(dist.DistBackendError, match="not complete after 100 ms"):
+        with pytest.raises(dist.DistBackendError, match="caught collective operation timeout"):
             work.wait(timedelta(milliseconds=100))
         dist.FileStore(place.store + ".other", 2).set("done", "yes")
         work.wait(timedelta(seconds=60))
@@ -302,6 +302,25 @@ def a_wait_with_a_timeout_returns(place):
         dist.FileStore(place.store + ".other", 2).wait(["done"])
         dist.all_reduce(tensor)
     assert tensor.sum().item() == 20
+
+
+def what_a_stream_waits_for_is_complete_to_it(place):
+    """PyTorch: is_completed() is true once the output can be used without further waiting."""
+    tensor = torch.ones(10, device=place.device)
+    store = dist.FileStore(place.store + ".other", 2)
+    if place.rank == 0:
+        work = dist.all_reduce(tensor, async_op=True)
+        assert not work.is_completed()
+        work.wait()
+        assert work.is_completed() and not work.is_success()
+        with torch.accel.stream(torch.accel.Stream()):
+            assert not work.is_completed()
+        store.set("done", "yes")
+        assert tensor.sum().item() == 20
+        assert work.is_completed() and work.is_success()
+    else:
+        store.wait(["done"])
+        dist.all_reduce(tensor)
 
 
 def a_collective_in_a_graph_is_refused(place):
@@ -330,6 +349,7 @@ CASES = [
     an_aborted_group_has_failed,
     a_late_rank_takes_part_while_its_host_waits,
     a_wait_with_a_timeout_returns,
+    what_a_stream_waits_for_is_complete_to_it,
     a_collective_in_a_graph_is_refused,
     a_tensor_of_the_cpu_is_refused,
 ]
