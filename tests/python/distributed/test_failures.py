@@ -200,9 +200,16 @@ def test_the_flight_record_is_written(tmp_path):
 
 
 def raises(function, *parts: str) -> None:
-    with pytest.raises(dist.DistBackendError) as caught:
+    def run() -> None:
         function()
         torch.accelerator.synchronize()
+
+    raises_at_once(run, *parts)
+
+
+def raises_at_once(function, *parts: str) -> None:
+    with pytest.raises(dist.DistBackendError) as caught:
+        function()
     for part in parts:
         assert part in str(caught.value), str(caught.value)
 
@@ -358,3 +365,54 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_case(ranks, case):
     ranks(case)
+
+
+# ---- barriers that tell who has not come ----
+
+
+def a_monitored_barrier_names_the_missing(place):
+    short, long = timedelta(milliseconds=300), timedelta(seconds=60)
+    dist.monitored_barrier()
+    dist.monitored_barrier(timeout=long, wait_all_ranks=True)
+    store = dist.FileStore(place.store + ".other", 4)
+    tensor = torch.ones(10, device=place.device)
+    if place.rank == 0:
+        work = dist.all_reduce(tensor, async_op=True)  # hangs meanwhile
+        raises_at_once(
+            lambda: dist.monitored_barrier(timeout=short),
+            "Rank 0 timed out in monitoredBarrier: Rank 1 failed to pass monitoredBarrier in 300",
+        )
+        raises_at_once(
+            lambda: dist.monitored_barrier(timeout=short, wait_all_ranks=True),
+            "Ranks 1, 3 failed to pass monitoredBarrier",
+        )
+        raises_at_once(
+            lambda: dist.group.WORLD.monitored_barrier(timedelta(0)),
+            "Rank 0 timed out in monitoredBarrier",
+        )
+        store.set("late", "yes")
+    else:
+        if place.rank != 2:
+            store.wait(["late"])
+        for _ in range(3):
+            raises_at_once(
+                lambda: dist.monitored_barrier(timeout=long),
+                f"Rank {place.rank} successfully reached monitoredBarrier, but received errors "
+                "while waiting for send/recv from rank 0",
+                "failed to pass monitoredBarrier",
+            )
+        work = dist.all_reduce(tensor, async_op=True)
+    # The group is none the worse for it.
+    work.wait()
+    assert (tensor == 4).all().item()
+    dist.monitored_barrier(timeout=long)
+    group = dist.new_group([1, 3])
+    dist.monitored_barrier(group, timeout=60.0)
+    if place.rank == 1:
+        raises_at_once(
+            lambda: dist.monitored_barrier(group, short), "Rank 1 failed to pass monitoredBarrier"
+        )
+
+
+def test_a_monitored_barrier_names_the_missing(ranks):
+    ranks(a_monitored_barrier_names_the_missing, ranks=4)
