@@ -27,17 +27,6 @@ MOVED = [
     torch.complex64,
     torch.complex128,
 ]
-# What Gloo does not move, but has the bits of.
-VIEWED = {
-    torch.bfloat16: torch.int16,
-    torch.float8_e4m3fn: torch.uint8,
-    torch.float8_e5m2: torch.uint8,
-    torch.uint16: torch.int16,
-    torch.uint32: torch.int32,
-    torch.uint64: torch.int64,
-    torch.int16: torch.float16,
-    torch.bool: torch.uint8,
-}
 INTEGRAL = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATING = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [0, 1, 2, 3, 17, 63, 64, 1000, 4096, 5000, 70_001, 300_000]
