@@ -380,11 +380,6 @@ std::shared_ptr<Transport> remember(std::shared_ptr<Transport> transport) {
   return transport;
 }
 
-Membership meet_once(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout) {
-  runtime::check_fork();
-  return meet(store, rank, size, timeout);
-}
-
 std::shared_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store,
                                    const Membership& membership, int rank, int size,
                                    std::chrono::milliseconds timeout) {
@@ -411,7 +406,7 @@ ProcessGroup::ProcessGroup(const Pointer<c10d::Store>& store, int rank, int size
                            Pointer<Options> options)
     : c10d::Backend(rank, size),
       options_(std::move(options)),
-      membership_(meet_once(*store, rank, size, options_->timeout)),
+      membership_(meet(*store, rank, size, options_->timeout)),
       store_(c10::make_intrusive<c10d::PrefixStore>("accl/" + membership_.token, store)),
       transport_(connect(store, membership_, rank, size, options_->timeout)) {}
 
