@@ -62,7 +62,8 @@ CUDA_TO_ACCEL = [
     (r"dist\.is_nccl_available", "dist.is_available"),
 ]
 GLOO_TO_ACCL = [
-    (r'(["\'])gloo(["\'])', r"\1accl\2"),
+    # But not where the logger is asked for Gloo's settings.
+    (r'(?<!"backend_name"\) == )(["\'])gloo(["\'])', r"\1accl\2"),
     (r"dist\.Backend\.GLOO", "dist.Backend.ACCL"),
     # These are on the CPU whatever the default device.
     (r"torch\.DoubleTensor\(1\)", "torch.empty(1, dtype=torch.double)"),

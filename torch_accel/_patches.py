@@ -1,6 +1,7 @@
 """What torch 2.13 gets wrong for every renamed PrivateUse1 device and no registration can mend.
 Each patch says what is wrong and when it can go."""
 
+import datetime
 import functools
 import inspect
 
@@ -15,6 +16,7 @@ def apply() -> None:
     when_imported("torch.utils.flop_counter", _register_flops_of_attention)
     when_imported("torch.nn.parallel.distributed", _patch_distributed_data_parallel)
     when_imported("torch.distributed.distributed_c10d", _patch_process_groups)
+    when_imported("torch.distributed", _patch_monitored_barrier)
 
 
 def _patch_flex_attention(module) -> None:
@@ -61,7 +63,18 @@ def _patch_distributed_data_parallel(module) -> None:
         else:
             original(self, hook)
 
+    # And its logger calls the backend of every plugin "custom". Can go when it asks for its name.
+    original_data = module.DistributedDataParallel._get_ddp_logging_data
+
+    @functools.wraps(original_data)
+    def logging_data(self) -> dict:
+        data = original_data(self)
+        if self.device_type == "accel" and data.get("backend_name") == "custom":
+            data["backend_name"] = module.dist.get_backend(self.process_group)
+        return data
+
     module.DistributedDataParallel._check_comm_hook = check
+    module.DistributedDataParallel._get_ddp_logging_data = logging_data
 
 
 def _patch_process_groups(module) -> None:
@@ -81,6 +94,45 @@ def _patch_process_groups(module) -> None:
         return group, store
 
     module._new_process_group_helper = helper
+
+
+def _patch_monitored_barrier(module) -> None:
+    # monitored_barrier() asks for Gloo by name, and the method of a group goes to its backend for
+    # the CPU, which a group of accl alone does not have. Both can go when they ask whether the
+    # group's backend supports it.
+    if not module.is_available():
+        return
+    c10d = module.distributed_c10d
+    original, original_method = c10d.monitored_barrier, c10d.ProcessGroup.monitored_barrier
+
+    def accl_of(group):
+        device = torch.device("accel")
+        backend = group._get_backend(device) if device in group._device_types else None
+        return backend if backend is not None and backend.name() == "accl" else None
+
+    def run(backend, timeout, wait_all_ranks) -> None:
+        if isinstance(timeout, float):
+            timeout = datetime.timedelta(seconds=timeout)
+        given = {} if timeout is None else {"timeout": timeout}
+        backend.monitored_barrier(**given, wait_all_ranks=wait_all_ranks)
+
+    @functools.wraps(original)
+    def monitored_barrier(group=None, timeout=None, wait_all_ranks=False):
+        is_member = not c10d._rank_not_in_group(group)
+        backend = accl_of(group or c10d._get_default_group()) if is_member else None
+        if backend is None:
+            return original(group, timeout, wait_all_ranks)
+        return run(backend, timeout, wait_all_ranks)
+
+    @functools.wraps(original_method)
+    def method(self, timeout=None, wait_all_ranks=False):
+        backend = accl_of(self)
+        if backend is None:
+            return original_method(self, timeout, wait_all_ranks)
+        return run(backend, timeout, wait_all_ranks)
+
+    module.monitored_barrier = c10d.monitored_barrier = monitored_barrier
+    c10d.ProcessGroup.monitored_barrier = method
 
 
 def _patch_dlpack() -> None:

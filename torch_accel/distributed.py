@@ -21,6 +21,7 @@ def flight_record() -> list[dict]:
 
 def _register_backend(distributed: ModuleType) -> None:
     if distributed.is_available() and "ACCL" not in dir(distributed.Backend):
+        _C.bind_process_group()
         distributed.Backend.register_backend("accl", _create, extended_api=True, devices=["accel"])
 
 

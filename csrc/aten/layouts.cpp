@@ -374,7 +374,8 @@ namespace {
   };
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
-    if (!op) continue;
+    // Collectives are their process group's: copies on the CPU would go to another backend.
+    if (!op || name.getNamespace() == "c10d") continue;
     for (const auto& [there, here] : kKeys) {
       if (!op->hasKernelForDispatchKey(there) || op->hasKernelForDispatchKey(here)) continue;
       handles->push_back(dispatcher.registerImpl(

@@ -12,7 +12,7 @@
 #include "csrc/aten/recording.h"
 #include "csrc/distributed/flight_recorder.h"
 #include "csrc/distributed/host_transport.h"
-#include "csrc/distributed/rendezvous.h"
+#include "csrc/distributed/monitored_barrier.h"
 #include "csrc/distributed/shared_transport.h"
 #include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
@@ -380,10 +380,9 @@ std::shared_ptr<Transport> remember(std::shared_ptr<Transport> transport) {
   return transport;
 }
 
-std::shared_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+std::shared_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store,
+                                   const Membership& membership, int rank, int size,
                                    std::chrono::milliseconds timeout) {
-  runtime::check_fork();
-  const Membership membership = meet(*store, rank, size, timeout);
   std::vector<int> here;
   for (int other = 0; other < size; ++other) {
     if (membership.members[static_cast<size_t>(other)].host ==
@@ -407,11 +406,38 @@ ProcessGroup::ProcessGroup(const Pointer<c10d::Store>& store, int rank, int size
                            Pointer<Options> options)
     : c10d::Backend(rank, size),
       options_(std::move(options)),
-      transport_(connect(store, rank, size, options_->timeout)) {}
+      membership_(meet(*store, rank, size, options_->timeout)),
+      store_(c10::make_intrusive<c10d::PrefixStore>("accl/" + membership_.token, store)),
+      transport_(connect(store, membership_, rank, size, options_->timeout)) {}
 
 ProcessGroup::~ProcessGroup() {
   transport_->leave();
   release_streams();
+}
+
+// The Store that PyTorch gives is named after the number of groups that this process knows of,
+// which need not be the same on every rank. The number of splits of this group is.
+ProcessGroup::Pointer<c10d::Backend> ProcessGroup::split(
+    const Pointer<c10d::Store>& /*store*/, const std::vector<int>& ranks,
+    const Pointer<c10d::Backend::Options>& options) {
+  uint64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    number = ++splits_;
+  }
+  const auto own = std::find(ranks.begin(), ranks.end(), getRank());
+  if (own == ranks.end()) return nullptr;
+  auto own_options = c10::make_intrusive<Options>("accl", options->timeout);
+  own_options->group_name = options->group_name;
+  for (const int rank : ranks) {
+    const auto& global = options_->global_ranks_in_group;  // empty where they are this group's
+    const auto index = static_cast<size_t>(rank);
+    own_options->global_ranks_in_group.push_back(global.empty() ? index : global.at(index));
+  }
+  return c10::make_intrusive<ProcessGroup>(
+      c10::make_intrusive<c10d::PrefixStore>(c10::str("split/", number, "/", ranks[0]), store_),
+      static_cast<int>(own - ranks.begin()), static_cast<int>(ranks.size()),
+      std::move(own_options));
 }
 
 uint64_t ProcessGroup::getSequenceNumberForGroup() {
@@ -788,6 +814,17 @@ ProcessGroup::WorkPointer ProcessGroup::barrier(const c10d::BarrierOptions& opti
   Call call(*this, Kind::Barrier);
   call.use_device(device);
   return run(call, c10d::OpType::BARRIER, {}, options.timeout);
+}
+
+void ProcessGroup::monitoredBarrier(const c10d::BarrierOptions& options, bool wait_all_ranks) {
+  uint64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    number = ++monitored_barriers_;
+  }
+  monitored_barrier(*store_, number, getRank(), getSize(),
+                    options.timeout == c10d::kUnsetTimeout ? options_->timeout : options.timeout,
+                    wait_all_ranks ? Missing::All : Missing::First);
 }
 
 }  // namespace accel::distributed

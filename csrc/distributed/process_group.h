@@ -12,6 +12,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "csrc/distributed/rendezvous.h"
 #include "csrc/distributed/transport.h"
 #include "csrc/distributed/work.h"
 #include "csrc/runtime/stream.h"
@@ -22,7 +23,10 @@ class Call;
 
 class ProcessGroup final : public c10d::Backend {
  public:
-  using Options = c10d::Backend::Options;
+  // A class of its own, so that Python can have one and copy it.
+  struct Options final : c10d::Backend::Options {
+    using c10d::Backend::Options::Options;
+  };
   template <class T>
   using Pointer = c10::intrusive_ptr<T>;
   using WorkPointer = Pointer<c10d::Work>;
@@ -34,15 +38,21 @@ class ProcessGroup final : public c10d::Backend {
   ~ProcessGroup() override;
 
   const std::string getBackendName() const override { return "accl"; }
-  Pointer<Options> getBackendOptions() override { return options_; }
+  Pointer<c10d::Backend::Options> getBackendOptions() override { return options_; }
   void setTimeout(std::chrono::milliseconds timeout) override { options_->timeout = timeout; }
   bool supportsCoalescing() const override { return true; }
+  bool supportsSplitting() const override { return true; }
+  // A new group of some ranks of this one, in that order; nothing on the others. Every rank calls
+  // it.
+  Pointer<c10d::Backend> split(const Pointer<c10d::Store>& store, const std::vector<int>& ranks,
+                               const Pointer<c10d::Backend::Options>& options) override;
   void setSequenceNumberForGroup() override {}
   uint64_t getSequenceNumberForGroup() override;
   c10d::ErrorType getError() override;
 
   WorkPointer broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override;
   WorkPointer allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override;
+  WorkPointer allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& options) override;
   WorkPointer allreduce_coalesced(Tensors& tensors,
                                   const c10d::AllreduceCoalescedOptions& options) override;
   WorkPointer reduce(Tensors& tensors, const c10d::ReduceOptions& options) override;
@@ -73,6 +83,7 @@ class ProcessGroup final : public c10d::Backend {
   WorkPointer recv(Tensors& tensors, int from, int tag) override;
   WorkPointer recvAnysource(Tensors& tensors, int tag) override;
   WorkPointer barrier(const c10d::BarrierOptions& options) override;
+  void monitoredBarrier(const c10d::BarrierOptions& options, bool wait_all_ranks) override;
 
   void startCoalescing() override;
   WorkPointer endCoalescing() override;
@@ -97,11 +108,13 @@ class ProcessGroup final : public c10d::Backend {
   void release_streams();
 
   const Pointer<Options> options_;
+  const Membership membership_;
+  const Pointer<c10d::Store> store_;  // with keys that no other group or start has
   const std::shared_ptr<Transport> transport_;
   std::mutex mutex_;  // guards all that follows, and the order in which Commands are handed over
   int device_ = -1;   // of the first tensor, and so of all
   std::map<std::pair<Kind, int>, runtime::Stream*> streams_;
-  uint64_t collectives_ = 0, messages_ = 0;
+  uint64_t collectives_ = 0, messages_ = 0, monitored_barriers_ = 0, splits_ = 0;
   bool coalescing_ = false, ended_ = false;
   std::vector<Work::Part> coalesced_;
   Tensors coalesced_outputs_;

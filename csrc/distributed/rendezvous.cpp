@@ -11,6 +11,7 @@
 
 #include <c10/util/Exception.h>
 
+#include "csrc/runtime/process.h"
 #include "csrc/runtime/worker_stream.h"
 
 namespace accel::distributed {
@@ -164,6 +165,7 @@ uint64_t start_of_process(int process) {
 }
 
 Membership meet(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout) {
+  runtime::check_fork();
   constexpr std::chrono::milliseconds kLongestPause{50};
   const int64_t deadline = runtime::steady_now() + timeout.count() * 1'000'000;
   Meeting meeting(store, rank, size);

@@ -179,8 +179,8 @@ void SharedRegion::check(SharedCounter& counter, uint32_t target, int other,
   }
   if (runtime::steady_now() > deadline) {
     const std::string reason =
-        c10::str("timed out after ", operation.timeout_ms, " ms: ", missing(other, operation));
-    fail(c10::str("rank ", rank_at(place_), " ", reason, " (", describe(operation), ")"));
+        c10::str("Timed out waiting ", operation.timeout_ms, "ms: ", missing(other, operation));
+    fail(c10::str("rank ", rank_at(place_), ": ", reason, " (", describe(operation), ")"));
     raise(operation, reason);
   }
 }

@@ -1,5 +1,7 @@
 #include "csrc/distributed/work.h"
 
+#include <algorithm>
+
 #include <ATen/core/ivalue_inl.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/util/Exception.h>
@@ -26,11 +28,14 @@ Work::Work(int rank, c10d::OpType type, uint64_t sequence, std::vector<Part> par
   future_->markCompleted(c10::IValue(outputs_));
 }
 
+// As PyTorch defines it for devices: whether what is recorded now finds the results.
 bool Work::isCompleted() {
-  for (const Part& part : parts_) {
-    if (!part.end->query()) return false;
-  }
-  return true;
+  return waiting_stream_.load() == &runtime::current_stream(device_.index()) || has_ended();
+}
+
+bool Work::has_ended() const {
+  return std::all_of(parts_.begin(), parts_.end(),
+                     [](const Part& part) { return part.end->query(); });
 }
 
 std::exception_ptr Work::exception() const {
@@ -41,7 +46,7 @@ std::exception_ptr Work::exception() const {
   return nullptr;
 }
 
-bool Work::isSuccess() const { return const_cast<Work*>(this)->isCompleted() && !exception(); }
+bool Work::isSuccess() const { return has_ended() && !exception(); }
 
 int Work::sourceRank() const {
   wait_on_host(timeout_);
@@ -51,6 +56,7 @@ int Work::sourceRank() const {
 void Work::synchronize() {
   runtime::Stream& current = runtime::current_stream(device_.index());
   for (const Part& part : parts_) part.end->block(current);
+  waiting_stream_.store(&current);
 }
 
 bool Work::wait(std::chrono::milliseconds timeout) {
@@ -67,9 +73,10 @@ void Work::wait_on_host(std::chrono::milliseconds timeout) const {
       runtime::steady_now() + timeout.count() * 1'000'000 + (timeout == timeout_ ? kGrace : 0);
   runtime::count_wait("distributed");
   for (const Part& part : parts_) {
-    TORCH_CHECK_WITH(DistBackendError, part.end->wait_until(deadline),
-                     "accl: ", c10d::opTypeToString(opType_), ", sequence number ", sequence_,
-                     ", on rank ", rank_, ": not complete after ", timeout.count(), " ms");
+    TORCH_CHECK_WITH(DistBackendError, part.end->wait_until(deadline), "accl: rank ", rank_,
+                     " caught collective operation timeout: ", c10d::opTypeToString(opType_),
+                     ", sequence number ", sequence_, ", is not complete after ", timeout.count(),
+                     " ms");
   }
   if (const std::exception_ptr failure = exception()) std::rethrow_exception(failure);
 }

@@ -1,6 +1,8 @@
 // What torch.distributed returns for an operation that has been handed over.
 #pragma once
 
+#include <atomic>
+
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include "csrc/distributed/operation.h"
@@ -31,7 +33,9 @@ class Work final : public c10d::Work {
 
   const std::vector<Part>& parts() const { return parts_; }
 
+  // Once the operation has ended, or the current stream waits for it.
   bool isCompleted() override;
+  // Once it has ended without a failure.
   bool isSuccess() const override;
   std::exception_ptr exception() const override;
   int sourceRank() const override;
@@ -47,6 +51,7 @@ class Work final : public c10d::Work {
   uint64_t getSequencenumber() const override { return sequence_; }
 
  private:
+  bool has_ended() const;
   void wait_on_host(std::chrono::milliseconds timeout) const;
 
   const uint64_t sequence_;
@@ -55,6 +60,7 @@ class Work final : public c10d::Work {
   const c10::Device device_;
   const Waits waits_;
   const std::chrono::milliseconds timeout_;
+  std::atomic<const runtime::Stream*> waiting_stream_{nullptr};  // the last one that does
   c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 

@@ -63,11 +63,29 @@ py::list flight_record() {
   return list;
 }
 
+// As those of PyTorch's backends are bound: what split_group and DeviceMesh ask of them.
+void bind_process_group(py::module_ module) {
+  using Backend = c10d::Backend;
+  py::class_<ProcessGroup, c10::intrusive_ptr<ProcessGroup>, Backend> group(module,
+                                                                            "ProcessGroupACCL");
+  py::class_<ProcessGroup::Options, c10::intrusive_ptr<ProcessGroup::Options>, Backend::Options>(
+      group, "Options")
+      .def("__deepcopy__", [](const ProcessGroup::Options& self, const py::dict& /*memo*/) {
+        return c10::make_intrusive<ProcessGroup::Options>(self);
+      });
+  group
+      .def_property_readonly("options", &ProcessGroup::getBackendOptions)
+      // new_group() calls it on ranks outside the group, for backends that split in step.
+      .def("perform_nocolor_split", [](const ProcessGroup&, const py::object& /*device*/) {});
+}
+
 }  // namespace
 
 void bind_distributed(py::module_& module) {
   distributed::register_gloo(make_gloo);
   module.def("make_process_group", torch::wrap_pybind_function(make_process_group));
+  module.def("bind_process_group",
+             [] { bind_process_group(py::module_::import("torch_accel._C")); });
   module.def("flight_record", flight_record);
   module.def("host_identity", distributed::host_identity);
 }

@@ -8,7 +8,10 @@ from datetime import timedelta
 
 import pytest
 import torch
+from ranks import Ranks
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 MOVED = [
     torch.bool,
@@ -24,17 +27,6 @@ MOVED = [
     torch.complex64,
     torch.complex128,
 ]
-# What Gloo does not move, but has the bits of.
-VIEWED = {
-    torch.bfloat16: torch.int16,
-    torch.float8_e4m3fn: torch.uint8,
-    torch.float8_e5m2: torch.uint8,
-    torch.uint16: torch.int16,
-    torch.uint32: torch.int32,
-    torch.uint64: torch.int64,
-    torch.int16: torch.float16,
-    torch.bool: torch.uint8,
-}
 INTEGRAL = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATING = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [0, 1, 2, 3, 17, 63, 64, 1000, 4096, 5000, 70_001, 300_000]
@@ -423,8 +415,56 @@ def use_premultiplied_sums(place):
     assert (tensor == sum(2 * (0.5 + rank) for rank in range(place.ranks))).all().item()
 
 
+def random_sparse(generator, choose, shape, sparse_dims, dtype):
+    count = choose.choice([0, 1, 7, 500])
+    indices = [torch.randint(0, n, (count,), generator=generator) for n in shape[:sparse_dims]]
+    values = make(generator, (count, *shape[sparse_dims:]), dtype)
+    return torch.sparse_coo_tensor(torch.stack(indices), values, shape, check_invariants=True)
+
+
+def sum_sparse_tensors(place, seeds):
+    for seed in seeds:
+        choose = random.Random(seed)
+        generator = torch.Generator().manual_seed(seed)
+        dtype = choose.choice([torch.int32, torch.int64, *FLOATING])
+        shape, sparse_dims = (choose.choice([1, 9, 60]), 3, 4), choose.randint(1, 3)
+        tensors = [
+            random_sparse(generator, choose, shape, sparse_dims, dtype) for _ in range(place.ranks)
+        ]
+        mine = tensors[place.rank].to(place.device)
+        work = dist.all_reduce(mine, async_op=True)
+        work.wait()
+        assert mine.is_sparse and mine.is_coalesced() and mine.device == place.device
+        # 16 bits are added up in fp32 and rounded once.
+        exact = sum(tensor.double().to_dense() for tensor in tensors)
+        rounding = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+        torch.testing.assert_close(
+            mine.double().cpu().to_dense(), exact, rtol=rounding, atol=1e-4 if rounding else 0.0
+        )
+        # The same bits on every rank.
+        indices, values = mine.indices(), mine.values().contiguous()
+        for part in (indices, values):
+            first = part.clone()
+            dist.broadcast(first, 0)
+            same_bits(part, first.cpu())
+
+
+def use_sparse_tensors(place):
+    sum_sparse_tensors(place, range(12))
+    sizes = [4, 5]
+    indices = torch.zeros(1, 1, dtype=torch.int64, device=place.device)
+    ones = torch.ones(1, device=place.device)
+    tensor = torch.sparse_coo_tensor(indices, ones, (sizes[place.rank % 2],), check_invariants=True)
+    with pytest.raises(ValueError, match="sparse tensors of different shapes"):
+        dist.all_reduce(tensor)
+    with pytest.raises(ValueError, match="only works with ReduceOp.SUM"):
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+
 @pytest.mark.parametrize(
-    "case", [use_futures, use_coalescing, use_premultiplied_sums], ids=lambda case: case.__name__
+    "case",
+    [use_futures, use_coalescing, use_premultiplied_sums, use_sparse_tensors],
+    ids=lambda case: case.__name__,
 )
 def test_case(ranks, case):
     ranks(case, ranks=3)
@@ -448,6 +488,75 @@ def subgroups_of_a_bound_device(place):
 
 def test_subgroups_of_a_bound_device(ranks):
     ranks(subgroups_of_a_bound_device, ranks=4, join=False)
+
+
+# ---- groups split from others ----
+
+
+def sums_ranks(place, group):
+    """Whether a collective of the group adds up its ranks."""
+    tensor = torch.full((1000,), float(place.rank), device=place.device)
+    dist.all_reduce(tensor, group=group)
+    return (tensor == sum(dist.get_process_group_ranks(group))).all().item()
+
+
+def split_groups(place, backend):
+    dist.init_process_group(
+        backend,
+        store=dist.FileStore(place.store, place.ranks),
+        rank=place.rank,
+        world_size=place.ranks,
+        device_id=place.device,
+        timeout=timedelta(seconds=60),
+    )
+    world = dist.group.WORLD
+    last = place.ranks - 1
+    middle = list(range(1, last))
+    ends = [0, last]
+    uneven = dist.split_group(split_ranks=[ends, middle] if middle else [ends])
+    group_ranks = ends if place.rank in ends else middle
+    assert dist.get_process_group_ranks(uneven) == group_ranks
+    accl = uneven._get_backend(place.device)
+    assert accl.name() == "accl" and accl.options.global_ranks_in_group == group_ranks
+    assert sums_ranks(place, uneven) and sums_ranks(place, world)
+    if backend.startswith("cpu"):
+        tensor = torch.full((3,), place.rank)
+        dist.all_reduce(tensor, group=uneven)
+        assert (tensor == sum(group_ranks)).all()
+    # A mesh splits the world where the device is known.
+    shape = (place.ranks,) if place.ranks % 2 else (place.ranks // 2, 2)
+    mesh = init_device_mesh("accel", shape)
+    assert all(sums_ranks(place, group) for group in mesh.get_all_groups())
+    numbers = torch.arange(12.0)
+    sharded = distribute_tensor(numbers.to(place.device), mesh, [Shard(0)] * len(shape))
+    assert torch.equal(sharded.full_tensor().cpu(), numbers)
+    # The options are the new group's own.
+    timeout = timedelta(seconds=33)
+    some = dist.split_group(split_ranks=[[0, 1]], timeout=timeout, group_desc="some")
+    assert (some is None) == (place.rank > 1)
+    if some is not None:
+        assert some._get_backend(place.device).options._timeout == timeout
+        # Of a group that was split itself, by ranks in that group.
+        alone = dist.split_group(some, [[0], [1]])
+        assert dist.get_process_group_ranks(alone) == [place.rank] and sums_ranks(place, alone)
+    assert world._get_backend(place.device).options._timeout == timedelta(seconds=60)
+    if backend == "accl":  # Gloo does not meet where ranks know of different numbers of groups
+        assert sums_ranks(place, dist.split_group(split_ranks=[list(range(place.ranks))]))
+    assert sums_ranks(place, world)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_split_groups(ranks, count):
+    ranks(split_groups, "accl", ranks=count, join=False)
+
+
+def test_split_groups_beside_gloo():
+    # In processes of its own: torch 2.13's Gloo can be split where it is a process' first.
+    pool = Ranks()
+    try:
+        pool(split_groups, "cpu:gloo,accel:accl", ranks=3, join=False)
+    finally:
+        pool.close()
 
 
 # ---- several hosts ----

@@ -118,10 +118,10 @@ def test_a_stopped_rank_is_named_after_the_timeout(tmp_path):
         ranks.processes[1].send_signal(signal.SIGSTOP)
         status, _, error = ranks.end(0)
         assert status == 1, error
-        assert "timed out after 3000 ms" in error and "rank 1" in error, error
+        assert "Timed out waiting 3000ms" in error and "rank 1" in error, error
         ranks.processes[1].send_signal(signal.SIGCONT)
         status, _, error = ranks.end(1)
-        assert status == 1 and "rank 0 timed out" in error, error
+        assert status == 1 and "rank 0: Timed out" in error, error
 
 
 def test_the_exit_with_work_queued_is_clean(tmp_path):
@@ -200,9 +200,16 @@ def test_the_flight_record_is_written(tmp_path):
 
 
 def raises(function, *parts: str) -> None:
-    with pytest.raises(dist.DistBackendError) as caught:
+    def run() -> None:
         function()
         torch.accelerator.synchronize()
+
+    raises_at_once(run, *parts)
+
+
+def raises_at_once(function, *parts: str) -> None:
+    with pytest.raises(dist.DistBackendError) as caught:
+        function()
     for part in parts:
         assert part in str(caught.value), str(caught.value)
 
@@ -294,7 +301,7 @@ def a_wait_with_a_timeout_returns(place):
     tensor = torch.ones(10, device=place.device)
     if place.rank == 0:
         work = dist.all_reduce(tensor, async_op=True)
-        with pytest.raises(dist.DistBackendError, match="not complete after 100 ms"):
+        with pytest.raises(dist.DistBackendError, match="caught collective operation timeout"):
             work.wait(timedelta(milliseconds=100))
         dist.FileStore(place.store + ".other", 2).set("done", "yes")
         work.wait(timedelta(seconds=60))
@@ -302,6 +309,25 @@ def a_wait_with_a_timeout_returns(place):
         dist.FileStore(place.store + ".other", 2).wait(["done"])
         dist.all_reduce(tensor)
     assert tensor.sum().item() == 20
+
+
+def what_a_stream_waits_for_is_complete_to_it(place):
+    """PyTorch: is_completed() is true once the output can be used without further waiting."""
+    tensor = torch.ones(10, device=place.device)
+    store = dist.FileStore(place.store + ".other", 2)
+    if place.rank == 0:
+        work = dist.all_reduce(tensor, async_op=True)
+        assert not work.is_completed()
+        work.wait()
+        assert work.is_completed() and not work.is_success()
+        with torch.accel.stream(torch.accel.Stream()):
+            assert not work.is_completed()
+        store.set("done", "yes")
+        assert tensor.sum().item() == 20
+        assert work.is_completed() and work.is_success()
+    else:
+        store.wait(["done"])
+        dist.all_reduce(tensor)
 
 
 def a_collective_in_a_graph_is_refused(place):
@@ -330,6 +356,7 @@ CASES = [
     an_aborted_group_has_failed,
     a_late_rank_takes_part_while_its_host_waits,
     a_wait_with_a_timeout_returns,
+    what_a_stream_waits_for_is_complete_to_it,
     a_collective_in_a_graph_is_refused,
     a_tensor_of_the_cpu_is_refused,
 ]
@@ -338,3 +365,54 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_case(ranks, case):
     ranks(case)
+
+
+# ---- barriers that tell who has not come ----
+
+
+def a_monitored_barrier_names_the_missing(place):
+    short, long = timedelta(milliseconds=300), timedelta(seconds=60)
+    dist.monitored_barrier()
+    dist.monitored_barrier(timeout=long, wait_all_ranks=True)
+    store = dist.FileStore(place.store + ".other", 4)
+    tensor = torch.ones(10, device=place.device)
+    if place.rank == 0:
+        work = dist.all_reduce(tensor, async_op=True)  # hangs meanwhile
+        raises_at_once(
+            lambda: dist.monitored_barrier(timeout=short),
+            "Rank 0 timed out in monitoredBarrier: Rank 1 failed to pass monitoredBarrier in 300",
+        )
+        raises_at_once(
+            lambda: dist.monitored_barrier(timeout=short, wait_all_ranks=True),
+            "Ranks 1, 3 failed to pass monitoredBarrier",
+        )
+        raises_at_once(
+            lambda: dist.group.WORLD.monitored_barrier(timedelta(0)),
+            "Rank 0 timed out in monitoredBarrier",
+        )
+        store.set("late", "yes")
+    else:
+        if place.rank != 2:
+            store.wait(["late"])
+        for _ in range(3):
+            raises_at_once(
+                lambda: dist.monitored_barrier(timeout=long),
+                f"Rank {place.rank} successfully reached monitoredBarrier, but received errors "
+                "while waiting for send/recv from rank 0",
+                "failed to pass monitoredBarrier",
+            )
+        work = dist.all_reduce(tensor, async_op=True)
+    # The group is none the worse for it.
+    work.wait()
+    assert (tensor == 4).all().item()
+    dist.monitored_barrier(timeout=long)
+    group = dist.new_group([1, 3])
+    dist.monitored_barrier(group, timeout=60.0)
+    if place.rank == 1:
+        raises_at_once(
+            lambda: dist.monitored_barrier(group, short), "Rank 1 failed to pass monitoredBarrier"
+        )
+
+
+def test_a_monitored_barrier_names_the_missing(ranks):
+    ranks(a_monitored_barrier_names_the_missing, ranks=4)

@@ -217,6 +217,42 @@ def test_ddp_local_sgd(ranks: Ranks, alone: list[float]) -> None:
     assert all(same for _, same in results)
 
 
+def ddp_with_sparse_gradients(place: Place) -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50, 4, sparse=True)
+    model = DistributedDataParallel(embedding.to(place.device))
+    rows = [torch.randint(50, (9 + 30 * rank,)) for rank in range(place.ranks)]
+    for _ in range(2):
+        model.zero_grad()
+        model(rows[place.rank].to(place.device)).sum().backward()
+        gradient = model.module.weight.grad
+        assert gradient.is_sparse
+        counts = sum(torch.bincount(row, minlength=50) for row in rows)
+        expected = (counts / place.ranks).unsqueeze(1).expand(50, 4)
+        torch.testing.assert_close(gradient.cpu().to_dense(), expected)
+
+
+def test_ddp_with_sparse_gradients(ranks: Ranks) -> None:
+    ranks(ddp_with_sparse_gradients, ranks=3)
+
+
+def ddp_is_timed(place: Place) -> None:
+    model = wrap(place, nn.Linear(100, 100).to(place.device))
+    for _ in range(3):
+        model(torch.randn(10, 100, device=place.device)).sum().backward()
+    model(torch.randn(10, 100, device=place.device))  # reads the times of the last iteration
+    data = model._get_ddp_logging_data()
+    assert data["backend_name"] == distributed.get_backend()
+    communication, computation = data["backward_comm_time"], data["backward_compute_time"]
+    overlap = data["backward_compute_comm_overlap_time"]
+    assert data["forward_compute_time"] > 0
+    assert 0 < overlap <= min(communication, computation)
+
+
+def test_ddp_is_timed(ranks: Ranks) -> None:
+    ranks(ddp_is_timed)
+
+
 class Normalised(nn.Module):
     def __init__(self):
         super().__init__()
