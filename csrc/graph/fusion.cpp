@@ -1,9 +1,11 @@
 // Fusion: which Nodes become one kernel.
 //
 // Nodes are taken in program order. Each joins the group of the last Node it depends on if that
-// group can compute it, else it opens a group behind all others. Joining moves a Node forward, to
-// where its group runs; nothing it depends on (by reading or by memory reuse) runs later than that,
-// so the order of groups keeps every dependence.
+// group can compute it. Else, where it is so small that a Launch costs more than its work, it joins
+// one of the groups behind that, which have nothing to do with it (the gates of a recurrent cell,
+// the tensors of a _foreach_ op); or it opens a group behind all others. Joining moves a Node
+// forward, to where its group runs; nothing it depends on (by reading or by memory reuse) runs
+// later than that, so the order of groups keeps every dependence.
 #include <algorithm>
 
 #include "csrc/graph/passes.h"
@@ -17,6 +19,10 @@ constexpr size_t kMaxGroupNodes = 48;
 constexpr size_t kMaxGroupViews = vec::kMaxOperands - 4;
 constexpr size_t kMaxGroupSlots = vec::kMaxSlots;
 constexpr size_t kMaxGroupScalars = vec::kMaxScalars / 2;
+
+// Up to so many elements a Node joins a group that it has nothing to do with, among the last few.
+constexpr int64_t kSmallElements = 8192;
+constexpr int kGroupsBeside = 8;
 
 bool is_reduction(Family family) {
   return family == Family::RowReduce || family == Family::ColumnReduce;
@@ -73,10 +79,9 @@ class Fuser {
   void place(int index) {
     const Node& node = graph_.nodes[index];
     const int last = last_dependence(node);
-    int target = -1;
-    if (last >= 0 && join(node, groups_[last], last)) {
-      target = last;
-      groups_[last].group.nodes.push_back(index);
+    int target = last >= 0 && join(node, groups_[last], last) ? last : join_beside(node, last);
+    if (target >= 0) {
+      groups_[target].group.nodes.push_back(index);
     } else {
       target = static_cast<int>(groups_.size());
       groups_.push_back({group_of(node, index), {}, 0, 0, 0, false, false});
@@ -148,10 +153,12 @@ class Fuser {
     }
     open.views += node.inputs.size() + node.outputs.size();
     open.slots += slots_of(node);
-    open.scalars += 4;
+    open.scalars += scalars_of(node);
     open.column_index |= uses_column_index(node);
   }
 
+  // Its own, and constants, many of which Nodes share.
+  static size_t scalars_of(const Node& node) { return static_cast<size_t>(node.scalars) + 1; }
   static size_t slots_of(const Node& node) { return is_reduction(family_of(node)) ? 2 : 0; }
 
   bool join(const Node& node, Open& open, int number) {
@@ -161,7 +168,7 @@ class Fuser {
     if (open.group.nodes.size() >= kMaxGroupNodes) return false;
     const size_t views = node.inputs.size() + node.outputs.size();
     if (open.views + views > kMaxGroupViews || open.slots + slots_of(node) > kMaxGroupSlots ||
-        open.scalars + 4 > kMaxGroupScalars) {
+        open.scalars + scalars_of(node) > kMaxGroupScalars) {
       return false;
     }
     Group merged = open.group;
@@ -209,6 +216,22 @@ class Fuser {
     open.group = std::move(merged);
     account(node, open);
     return true;
+  }
+
+  // The number of the group behind `last` that the Node has joined, or -1.
+  int join_beside(const Node& node, int last) {
+    if (family_of(node) != Family::Pointwise) return -1;
+    const int64_t elements = node.outputs[0].elements();
+    if (elements > kSmallElements) return -1;
+    const int count = static_cast<int>(groups_.size());
+    for (int i = count - 1; i > last && i >= count - kGroupsBeside; --i) {
+      const Group& group = groups_[i].group;
+      if (group.family == Family::Pointwise && group.elements == elements &&
+          join(node, groups_[i], i)) {
+        return i;
+      }
+    }
+    return -1;
   }
 
   // How many dimensions the cuts of a matmul's output leave.

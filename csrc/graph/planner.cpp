@@ -960,6 +960,37 @@ class GroupPlanner {
   const std::vector<int>& last_readers_;
 };
 
+// One Launch, or where the group is too large for one program, those of its parts, with everything
+// that the others read in memory: halves of a pointwise group, each Node of another.
+void add_launches(const Graph& graph, const Group& group, const std::vector<int>& last_readers,
+                  Plan& plan) {
+  if (auto launch = GroupPlanner(graph, group, last_readers).plan()) {
+    plan.launches.push_back(std::move(*launch));
+    return;
+  }
+  const size_t count = group.nodes.size();
+  TORCH_INTERNAL_ASSERT(count > 1, "[plan] no program for ",
+                        name_of(graph.nodes[group.nodes[0]].opcode));
+  Graph separate = graph;
+  for (int index : group.nodes) {
+    for (const View& view : graph.nodes[index].outputs) {
+      if (!view.absent()) separate.live[view.buffer] = true;
+    }
+  }
+  if (group.family == Family::Pointwise) {
+    const auto middle = group.nodes.begin() + static_cast<std::ptrdiff_t>(count / 2);
+    Group first = group, second = group;
+    first.nodes.assign(group.nodes.begin(), middle);
+    second.nodes.assign(middle, group.nodes.end());
+    add_launches(separate, first, last_readers, plan);
+    add_launches(separate, second, last_readers, plan);
+    return;
+  }
+  for (int index : group.nodes) {
+    add_launches(separate, group_of(graph.nodes[index], index), last_readers, plan);
+  }
+}
+
 }  // namespace
 
 Plan make_plan(Graph graph, Planning planning) {
@@ -985,25 +1016,7 @@ Plan make_plan(Graph graph, Planning planning) {
     }
   }
   Plan plan;
-  for (const Group& group : groups) {
-    if (auto launch = GroupPlanner(graph, group, last_readers).plan()) {
-      plan.launches.push_back(std::move(*launch));
-      continue;
-    }
-    // Too large for one program: one Launch a Node, with everything the others read in memory.
-    Graph separate = graph;
-    for (int index : group.nodes) {
-      for (const View& view : graph.nodes[index].outputs) {
-        if (!view.absent()) separate.live[view.buffer] = true;
-      }
-    }
-    for (int index : group.nodes) {
-      const Group alone = group_of(graph.nodes[index], index);
-      auto launch = GroupPlanner(separate, alone, last_readers).plan();
-      TORCH_INTERNAL_ASSERT(launch, "[plan] no program for ", name_of(graph.nodes[index].opcode));
-      plan.launches.push_back(std::move(*launch));
-    }
-  }
+  for (const Group& group : groups) add_launches(graph, group, last_readers, plan);
   if (logs) {
     std::fprintf(stderr, "[accel graph] fused into %zu launches\n", plan.launches.size());
     for (const Launch& launch : plan.launches) {

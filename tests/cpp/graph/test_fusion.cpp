@@ -157,13 +157,33 @@ TEST(Fusion, OverlappingButShiftedViewsAreNotPaired) {
 
 TEST(Fusion, DisjointSlicesOfOneBufferAreIndependent) {
   Program program;
-  const Tensor x = program.tensor({8, 64});
-  const Tensor left = x.view({8, 32}, {64, 1}), right = x.view({8, 32}, {64, 1}, 32);
+  const Tensor x = program.tensor({512, 64});
+  const Tensor left = x.view({512, 32}, {64, 1}), right = x.view({512, 32}, {64, 1}, 32);
   program.add(Opcode::Exp, {left}, {left});
-  Program& same = program;
-  same.add(Opcode::Neg, {right}, {right});
+  program.add(Opcode::Neg, {right}, {right});
   // Neither depends on the other, so neither needs the other's group.
   EXPECT_EQ(program.plan().launches.size(), 2u);
+}
+
+TEST(Fusion, SmallOnesThatAreIndependentShareALaunch) {
+  Program program;
+  const Tensor gates = program.tensor({8, 256});
+  auto gate = [&](int64_t i) { return gates.view({8, 64}, {256, 1}, i * 64); };
+  const Tensor forget = program.unary(Opcode::Sigmoid, gate(0));
+  const Tensor other = program.unary(Opcode::Exp, program.tensor({7}));
+  const Tensor enter = program.unary(Opcode::Sigmoid, gate(1));
+  program.binary(Opcode::Mul, forget, enter);
+  EXPECT_EQ(names(program.plan()), (Names{"Sigmoid+Sigmoid+Mul", "Exp"}));
+}
+
+TEST(Fusion, SmallOnesStayBehindWhatTheyDependOn) {
+  Program program;
+  const Tensor x = program.tensor({8, 64}), y = program.tensor({8, 64});
+  program.add(Opcode::Exp, {y}, {y});
+  const Tensor sum = program.tensor({8});
+  program.add(Opcode::ReduceSum, {sum}, {x}, {6, 1, 0});
+  program.unary(Opcode::Neg, sum.view({8, 64}, {1, 0}));
+  EXPECT_EQ(names(program.plan()), (Names{"Exp", "ReduceSum", "Neg"}));
 }
 
 TEST(Fusion, LongChainsStillFitTheirPrograms) {
