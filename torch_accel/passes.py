@@ -69,11 +69,13 @@ def _terms(root: fx.Node) -> tuple[list[fx.Node], int] | None:
 
 def share_equal_values(graph: fx.GraphModule) -> None:
     """What the program computes twice from the same values, as every layer its mask, is computed
-    once. For functional graphs: nothing changes a value between its uses."""
+    once."""
     returned = _origins(tree_leaves(graph.graph.output_node().args))
     seen: dict[tuple, fx.Node] = {}
     changed = False
     for node in graph.graph.nodes:
+        if _is_write(node):
+            seen.clear()
         # A value that is returned stays a tensor of its own.
         if not _is_pure(node) or node in returned:
             continue
@@ -89,11 +91,14 @@ def share_equal_values(graph: fx.GraphModule) -> None:
         graph.recompile()
 
 
+def _is_write(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 def _is_pure(node: fx.Node) -> bool:
     return (
-        node.op == "call_function"
-        and isinstance(node.target, torch._ops.OpOverload)
-        and not node.target._schema.is_mutable
+        isinstance(node.target, torch._ops.OpOverload)
+        and not _is_write(node)
         and torch.Tag.nondeterministic_seeded not in node.target.tags
     )
 

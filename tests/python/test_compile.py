@@ -607,6 +607,23 @@ def test_equal_values_are_computed_once():
     assert not torch.equal(first, second)
 
 
+def test_values_are_not_equal_across_a_write():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from torch_accel.passes import share_equal_values
+
+    def function(x):
+        view = x.view(-1)
+        before = view * 2
+        x.add_(1)
+        return before + view * 2
+
+    x = torch.ones(3, device="accel")
+    graph = make_fx(function)(x)
+    share_equal_values(graph)
+    assert torch.equal(graph(torch.ones(3, device="accel")), torch.full_like(x, 6))
+
+
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
 def test_ops_with_kernels_of_their_own_stay_whole(mode):
     from torch_accel.compile import draw
