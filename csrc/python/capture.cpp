@@ -67,7 +67,7 @@ class CapturedCalls {
       for (const py::object& other : entry->results.others) {
         results.append(other ? other : wrap(std::move(tensors[next++])));
       }
-      return std::move(results);
+      return results;
     }
     return py::none();
   }

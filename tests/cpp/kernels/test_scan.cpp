@@ -161,7 +161,9 @@ void check_arithmetic(DType from, DType to) {
             const size_t at = static_cast<size_t>(lane * out.lane + i * out.step);
             ASSERT_EQ(sums[at],
                       whole ? static_cast<Out>(static_cast<int64_t>(sum)) : static_cast<Out>(sum));
-            if (whole) ASSERT_EQ(products[at], static_cast<Out>(product));
+            if (whole) {
+              ASSERT_EQ(products[at], static_cast<Out>(product));
+            }
           }
         }
       }

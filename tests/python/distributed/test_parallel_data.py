@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from functools import partial
 
 import gpt
@@ -366,14 +367,15 @@ def test_fsdp1(ranks: Ranks, alone_clipped: list[float], name: str) -> None:
     gpt.assert_same_losses(gpt.mean(ranks(fsdp1, FSDP1_OPTIONS[name])), alone_clipped)
 
 
-def fsdp1_accumulating(place: Place) -> list[float]:
-    model = wrap_fsdp1(place)
+def train_accumulating(place: Place, model: nn.Module, each: Callable) -> list[float]:
+    """Losses of steps whose gradients are those of two halves; each(number) is entered around the
+    backward of a half."""
     optimizer = gpt.make_optimizer(model)
     losses = []
     for tokens in gpt.batches():
         loss = 0.0
         for number, piece in enumerate(part_of(place)(tokens).chunk(2)):
-            with model.no_sync() if number == 0 else contextlib.nullcontext():
+            with each(number):
                 half = gpt.loss_on(model, piece) / 2
                 half.backward()
             loss += half.item()
@@ -381,6 +383,15 @@ def fsdp1_accumulating(place: Place) -> list[float]:
         optimizer.zero_grad()
         losses.append(loss)
     return losses
+
+
+def fsdp1_accumulating(place: Place) -> list[float]:
+    model = wrap_fsdp1(place)
+
+    def each(number: int):
+        return model.no_sync() if number == 0 else contextlib.nullcontext()
+
+    return train_accumulating(place, model, each)
 
 
 @pytest.mark.slow
@@ -442,20 +453,13 @@ def test_fsdp2_prefetches(ranks: Ranks, alone_clipped: list[float]) -> None:
 
 def fsdp2_accumulating(place: Place) -> list[float]:
     model = shard(place, gpt.make_model(place.device))
-    optimizer = gpt.make_optimizer(model)
-    losses = []
-    for tokens in gpt.batches():
-        loss = 0.0
-        for number, piece in enumerate(part_of(place)(tokens).chunk(2)):
-            model.set_requires_gradient_sync(number == 1)
-            model.set_is_last_backward(number == 1)
-            half = gpt.loss_on(model, piece) / 2
-            half.backward()
-            loss += half.item()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss)
-    return losses
+
+    def each(number: int):
+        model.set_requires_gradient_sync(number == 1)
+        model.set_is_last_backward(number == 1)
+        return contextlib.nullcontext()
+
+    return train_accumulating(place, model, each)
 
 
 @pytest.mark.slow
