@@ -48,6 +48,7 @@
 #include <ATen/ops/view_native.h>
 #include <ATen/quantized/QTensorImpl.h>
 #include <ATen/quantized/Quantizer.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <set>
 
@@ -240,6 +241,27 @@ Tensor& copy_quantized_(Tensor& self, const Tensor& source, bool) {
   return self;
 }
 
+// LibTorch's kernel on the device that it is called for, the one it is given or that of its first
+// Tensor: a SparseTensorImpl begins with components on the current device.
+template <auto kKernel>
+struct OnDevice;
+template <class Result, class... Arguments, Result (*kKernel)(Arguments...)>
+struct OnDevice<kKernel> {
+  static Result call(Arguments... arguments) {
+    c10::OptionalDeviceGuard guard;
+    const auto look = [&](const auto& argument) {
+      using Argument = std::decay_t<decltype(argument)>;
+      if constexpr (std::is_same_v<Argument, std::optional<c10::Device>>) {
+        if (argument) guard.reset_device(*argument);
+      } else if constexpr (std::is_same_v<Argument, Tensor>) {
+        if (!guard.current_device()) guard.reset_device(argument.device());
+      }
+    };
+    (look(arguments), ...);
+    return kKernel(std::forward<Arguments>(arguments)...);
+  }
+};
+
 }  // namespace
 
 Tensor moved_to(const Tensor& tensor, c10::Device device) {
@@ -320,11 +342,12 @@ TORCH_LIBRARY_IMPL(aten, NestedTensorPrivateUse1, m) {
 }
 
 TORCH_LIBRARY_IMPL(aten, SparsePrivateUse1, m) {
-  m.impl("empty.memory_format", TORCH_FN(at::native::empty_sparse));
-  m.impl("empty_like", TORCH_FN(at::native::empty_like_sparse_coo));
-  m.impl("_sparse_coo_tensor_with_dims", TORCH_FN(at::native::new_with_dims_sparse));
+  m.impl("empty.memory_format", TORCH_FN(OnDevice<&at::native::empty_sparse>::call));
+  m.impl("empty_like", TORCH_FN(OnDevice<&at::native::empty_like_sparse_coo>::call));
+  m.impl("_sparse_coo_tensor_with_dims",
+         TORCH_FN(OnDevice<&at::native::new_with_dims_sparse>::call));
   m.impl("_sparse_coo_tensor_with_dims_and_tensors",
-         TORCH_FN(at::native::new_with_dims_and_tensor_sparse_symint));
+         TORCH_FN(OnDevice<&at::native::new_with_dims_and_tensor_sparse_symint>::call));
   m.impl("sparse_dim", TORCH_FN(at::native::sparse_dim_sparse));
   m.impl("_dimI", TORCH_FN(at::native::sparse_dim_sparse));
   m.impl("dense_dim", TORCH_FN(at::native::dense_dim_sparse));
@@ -336,16 +359,17 @@ TORCH_LIBRARY_IMPL(aten, SparsePrivateUse1, m) {
   m.impl("_values", TORCH_FN(at::native::_values_sparse));
   m.impl("indices", TORCH_FN(at::native::indices_sparse));
   m.impl("values", TORCH_FN(at::native::values_sparse));
-  m.impl("sparse_resize_", TORCH_FN(at::native::sparse_resize_));
-  m.impl("sparse_resize_and_clear_", TORCH_FN(at::native::sparse_resize_and_clear_));
-  m.impl("copy_sparse_to_sparse_", TORCH_FN(at::native::copy_sparse_));
-  m.impl("copy_", TORCH_FN(at::native::copy_sparse_wrapper_));
-  m.impl("clone", TORCH_FN(at::native::clone_sparse));
+  m.impl("sparse_resize_", TORCH_FN(OnDevice<&at::native::sparse_resize_>::call));
+  m.impl("sparse_resize_and_clear_",
+         TORCH_FN(OnDevice<&at::native::sparse_resize_and_clear_>::call));
+  m.impl("copy_sparse_to_sparse_", TORCH_FN(OnDevice<&at::native::copy_sparse_>::call));
+  m.impl("copy_", TORCH_FN(OnDevice<&at::native::copy_sparse_wrapper_>::call));
+  m.impl("clone", TORCH_FN(OnDevice<&at::native::clone_sparse>::call));
 }
 
 TORCH_LIBRARY_IMPL(aten, SparseCsrPrivateUse1, m) {
-  m.impl("empty.memory_format", TORCH_FN(at::native::empty_sparse_compressed));
-  m.impl("empty_like", TORCH_FN(at::native::empty_like_sparse_csr));
+  m.impl("empty.memory_format", TORCH_FN(OnDevice<&at::native::empty_sparse_compressed>::call));
+  m.impl("empty_like", TORCH_FN(OnDevice<&at::native::empty_like_sparse_csr>::call));
   m.impl("sparse_dim", TORCH_FN(at::native::sparse_dim_sparse_csr));
   m.impl("dense_dim", TORCH_FN(at::native::dense_dim_sparse_csr));
   m.impl("_nnz", TORCH_FN(at::native::_nnz_sparse_csr));
@@ -354,9 +378,9 @@ TORCH_LIBRARY_IMPL(aten, SparseCsrPrivateUse1, m) {
   m.impl("ccol_indices", TORCH_FN(at::native::ccol_indices_sparse_csr));
   m.impl("row_indices", TORCH_FN(at::native::row_indices_sparse_csr));
   m.impl("values", TORCH_FN(at::native::values_sparse_csr));
-  m.impl("resize_", TORCH_FN(at::native::resize_sparse_csr_));
-  m.impl("copy_", TORCH_FN(at::native::copy_sparse_compressed_));
-  m.impl("clone", TORCH_FN(at::native::clone_sparse_compressed));
+  m.impl("resize_", TORCH_FN(OnDevice<&at::native::resize_sparse_csr_>::call));
+  m.impl("copy_", TORCH_FN(OnDevice<&at::native::copy_sparse_compressed_>::call));
+  m.impl("clone", TORCH_FN(OnDevice<&at::native::clone_sparse_compressed>::call));
 }
 
 namespace {

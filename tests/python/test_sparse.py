@@ -187,3 +187,28 @@ def test_forbidden_fallbacks_raise(run_python):
             print(error)
     """
     assert "ACCEL_FALLBACK=error" in run_python(code, ACCEL_FALLBACK="error")
+
+
+def test_a_device_that_is_not_the_current_one(run_python):
+    run_python(
+        """
+        import warnings
+
+        import torch
+
+        warnings.simplefilter("ignore")
+        there = torch.device("accel:1")
+        x = torch.eye(4) * 2
+        for layout in ("to_sparse", "to_sparse_csr"):
+            moved = getattr(x, layout)().to(there)
+            made = [moved, moved.clone(), torch.empty_like(moved), getattr(x.to(there), layout)()]
+            made[1].copy_(moved)
+            for tensor in made:
+                assert tensor.device == tensor.values().device == there, layout
+            assert torch.equal((moved @ x.to(there)).cpu(), x @ x)
+        empty = torch.empty((2, 2), layout=torch.sparse_coo, device=there)
+        assert empty._indices().device == empty.sparse_resize_((3, 3), 2, 0).device == there
+        assert torch.accel.current_device() == 0
+        """,
+        ACCEL_DEVICE_COUNT="2",
+    )
