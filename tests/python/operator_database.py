@@ -540,6 +540,9 @@ def _names_equal_elements(
     to. Values have to agree."""
     if variant.op.name.removeprefix("_refs.") not in _NAME_PLACES:
         return False
+    if kind == "compiled":  # results, and gradients
+        parts = zip(("forward", "backward"), expected, got, strict=True)
+        return all(_names_equal_elements(variant, part, sample, e, g) for part, e, g in parts)
     x = sample.input.detach()
 
     def elements(places: torch.Tensor, dim: int) -> torch.Tensor:
