@@ -110,26 +110,23 @@ def _patch_monitored_barrier(module) -> None:
         backend = group._get_backend(device) if device in group._device_types else None
         return backend if backend is not None and backend.name() == "accl" else None
 
-    def run(backend, timeout, wait_all_ranks) -> None:
-        if isinstance(timeout, float):
-            timeout = datetime.timedelta(seconds=timeout)
-        given = {} if timeout is None else {"timeout": timeout}
-        backend.monitored_barrier(**given, wait_all_ranks=wait_all_ranks)
-
     @functools.wraps(original)
     def monitored_barrier(group=None, timeout=None, wait_all_ranks=False):
-        is_member = not c10d._rank_not_in_group(group)
-        backend = accl_of(group or c10d._get_default_group()) if is_member else None
-        if backend is None:
-            return original(group, timeout, wait_all_ranks)
-        return run(backend, timeout, wait_all_ranks)
+        if not c10d._rank_not_in_group(group):
+            members = group or c10d._get_default_group()
+            if accl_of(members) is not None:
+                return members.monitored_barrier(timeout, wait_all_ranks)
+        return original(group, timeout, wait_all_ranks)
 
     @functools.wraps(original_method)
     def method(self, timeout=None, wait_all_ranks=False):
         backend = accl_of(self)
         if backend is None:
             return original_method(self, timeout, wait_all_ranks)
-        return run(backend, timeout, wait_all_ranks)
+        if isinstance(timeout, float):
+            timeout = datetime.timedelta(seconds=timeout)
+        given = {} if timeout is None else {"timeout": timeout}
+        return backend.monitored_barrier(**given, wait_all_ranks=wait_all_ranks)
 
     module.monitored_barrier = c10d.monitored_barrier = monitored_barrier
     c10d.ProcessGroup.monitored_barrier = method

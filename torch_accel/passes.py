@@ -1,6 +1,6 @@
 """Rewrites of AOTAutograd's graphs before they are captured. Called by torch_accel/compile.py."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import fx
@@ -70,7 +70,7 @@ def _terms(root: fx.Node) -> tuple[list[fx.Node], int] | None:
 def share_equal_values(graph: fx.GraphModule) -> None:
     """What the program computes twice from the same values, as every layer its mask, is computed
     once."""
-    returned = _origins(tree_leaves(graph.graph.output_node().args))
+    returned = _origins(graph.graph.output_node().all_input_nodes)
     seen: dict[tuple, fx.Node] = {}
     changed = False
     for node in graph.graph.nodes:
@@ -101,18 +101,6 @@ def _is_pure(node: fx.Node) -> bool:
         and not _is_write(node)
         and torch.Tag.nondeterministic_seeded not in node.target.tags
     )
-
-
-def _origins(values: Iterable[fx.Node]) -> set[fx.Node]:
-    """These and whatever one of them may be a view of."""
-    found = set()
-    pending = list(values)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, fx.Node) and node not in found:
-            found.add(node)
-            pending += node.all_input_nodes if _may_be_view(node) else []
-    return found
 
 
 # ---- writes in place ----
@@ -230,16 +218,7 @@ def _write(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     return [view, copy]
 
 
-def _sharing_memory(tensors: Iterable[fx.Node]) -> set[fx.Node]:
-    """These and whatever may be a view of one of them."""
-    found = set()
-    pending = list(tensors)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += [user for user in node.users if _may_be_view(user)]
-    return found
+# ---- views ----
 
 
 def _may_be_view(node: fx.Node) -> bool:
@@ -249,3 +228,24 @@ def _may_be_view(node: fx.Node) -> bool:
     if schema is None or node.target is _aten._unsafe_view.default:
         return True
     return any(argument.alias_info is not None for argument in schema.arguments)
+
+
+def _origins(values: Iterable[fx.Node]) -> set[fx.Node]:
+    """These and whatever one of them may be a view of."""
+    return _reached(values, lambda node: node.all_input_nodes if _may_be_view(node) else [])
+
+
+def _sharing_memory(tensors: Iterable[fx.Node]) -> set[fx.Node]:
+    """These and whatever may be a view of one of them."""
+    return _reached(tensors, lambda node: filter(_may_be_view, node.users))
+
+
+def _reached(start: Iterable[fx.Node], step: Callable[[fx.Node], Iterable[fx.Node]]) -> set:
+    found = set()
+    pending = list(start)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += step(node)
+    return found

@@ -132,6 +132,11 @@ Tensor on_device(const Tensor& number, const Tensor& like) {
   return number.defined() ? number.to(like.device()) : number;
 }
 
+double scale_of(std::optional<double> scale, const Tensor& query) {
+  const int64_t width = query.sym_size(3).guard_int(__FILE__, __LINE__);
+  return scale.value_or(1 / std::sqrt(static_cast<double>(width)));
+}
+
 void add_mask(Recording& recording, const Tensor& mask, const Tensor& query, const Tensor& key) {
   recording.input(mask, {query.size(0), query.size(1), query.size(2), key.size(2)});
 }
@@ -180,7 +185,7 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
   add_mask(recording, mask, query, key);
   recording.attribute(query.scalar_type())
       .attribute(causal)
-      .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
+      .scalar(scale_of(scale, query))
       .scalar(dropout)
       .random(philox)
       .record();
@@ -228,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   }
   recording.attribute(dtype)
       .attribute(causal)
-      .scalar(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))))
+      .scalar(scale_of(scale, query))
       .scalar(dropout)
       .record();
   Tensor grad_mask;
@@ -236,8 +241,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   return {std::move(grad_query), std::move(grad_key), std::move(grad_value), std::move(grad_mask)};
 }
 
-// ---- second derivatives
-// --------------------------------------------------------------------------
+// ---- second derivatives ----
 
 // What dropout multiplies each probability with, [batch, heads, query length, key length]: 0 or
 // 1 / (1 - dropout). The fused backward drew it, so it is asked: with all probabilities and all
@@ -326,10 +330,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(
     learnt |= tensor->defined() && tensor->requires_grad();
   }
   if (learnt && grad_out.defined() && at::GradMode::is_enabled()) {
-    const double factor = scale.value_or(
-        1 / std::sqrt(static_cast<double>(query.sym_size(3).guard_int(__FILE__, __LINE__))));
     return composed_backward(grad_out, query, key, value, mask, wanted, dropout, causal,
-                             philox_seed, philox_offset, factor);
+                             philox_seed, philox_offset, scale_of(scale, query));
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return at::_scaled_dot_product_fused_attention_overrideable_backward_symint(
@@ -337,8 +339,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> differentiable_backward(
       std::move(max_q), std::move(max_k), dropout, causal, philox_seed, philox_offset, scale);
 }
 
-// ---- the same under the name that DTensor knows
-// ---------------------------------------------------
+// ---- the same under the name that DTensor knows ----
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& bias,

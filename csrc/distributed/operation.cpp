@@ -1,5 +1,7 @@
 #include "csrc/distributed/operation.h"
 
+#include <algorithm>
+
 #include <c10/util/StringUtil.h>
 
 namespace accel::distributed {
@@ -30,6 +32,14 @@ const char* name_of(Kind kind) {
       return "recv";
   }
   return "operation";
+}
+
+int64_t Operation::largest_piece() const {
+  int64_t largest = 0;
+  for (const std::vector<Piece>* pieces : {&inputs, &outputs}) {
+    for (const Piece& piece : *pieces) largest = std::max(largest, bytes(piece));
+  }
+  return largest;
 }
 
 std::string describe(const Operation& operation) {

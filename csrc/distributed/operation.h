@@ -64,6 +64,7 @@ struct Operation {
   int64_t timeout_ms = 0;
 
   int64_t bytes(const Piece& piece) const { return piece.elements * element_size; }
+  int64_t largest_piece() const;  // in bytes, of inputs and outputs
   bool is_message() const { return kind >= Kind::Send; }
 };
 

@@ -420,11 +420,7 @@ ProcessGroup::~ProcessGroup() {
 ProcessGroup::Pointer<c10d::Backend> ProcessGroup::split(
     const Pointer<c10d::Store>& /*store*/, const std::vector<int>& ranks,
     const Pointer<c10d::Backend::Options>& options) {
-  uint64_t number = 0;
-  {
-    std::lock_guard lock(mutex_);
-    number = ++splits_;
-  }
+  const uint64_t number = next(splits_);
   const auto own = std::find(ranks.begin(), ranks.end(), getRank());
   if (own == ranks.end()) return nullptr;
   auto own_options = c10::make_intrusive<Options>("accl", options->timeout);
@@ -447,6 +443,11 @@ uint64_t ProcessGroup::getSequenceNumberForGroup() {
 
 c10d::ErrorType ProcessGroup::getError() {
   return transport_->failure().empty() ? c10d::ErrorType::SUCCESS : c10d::ErrorType::COMM_ERROR;
+}
+
+uint64_t ProcessGroup::next(uint64_t& count) {
+  std::lock_guard lock(mutex_);
+  return ++count;
 }
 
 void ProcessGroup::use_device(int device) {
@@ -817,12 +818,7 @@ ProcessGroup::WorkPointer ProcessGroup::barrier(const c10d::BarrierOptions& opti
 }
 
 void ProcessGroup::monitoredBarrier(const c10d::BarrierOptions& options, bool wait_all_ranks) {
-  uint64_t number = 0;
-  {
-    std::lock_guard lock(mutex_);
-    number = ++monitored_barriers_;
-  }
-  monitored_barrier(*store_, number, getRank(), getSize(),
+  monitored_barrier(*store_, next(monitored_barriers_), getRank(), getSize(),
                     options.timeout == c10d::kUnsetTimeout ? options_->timeout : options.timeout,
                     wait_all_ranks ? Missing::All : Missing::First);
 }

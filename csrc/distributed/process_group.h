@@ -105,6 +105,7 @@ class ProcessGroup final : public c10d::Backend {
   // direction.
   runtime::Stream& stream_for(const Operation& operation);
   void use_device(int device);
+  uint64_t next(uint64_t& count);
   void release_streams();
 
   const Pointer<Options> options_;

@@ -353,11 +353,7 @@ class Collective {
     constexpr int64_t kChunk = SharedRegion::kSlotBytes;
     const bool reads = operation_.kind == Kind::AllGather || self_ == operation_.root;
     const Piece& own = operation_.inputs[0];
-    int64_t longest = operation_.bytes(own);
-    for (const Piece& piece : operation_.outputs) {
-      longest = std::max(longest, operation_.bytes(piece));
-    }
-    const int64_t rounds = std::max<int64_t>(1, ceiling(longest, kChunk));
+    const int64_t rounds = std::max<int64_t>(1, ceiling(operation_.largest_piece(), kChunk));
     const auto bytes_in = [&](const Piece& piece, int64_t round) {
       return static_cast<size_t>(
           std::clamp<int64_t>(operation_.bytes(piece) - round * kChunk, 0, kChunk));
@@ -391,14 +387,7 @@ class Collective {
       return static_cast<size_t>(std::clamp<int64_t>(total - round * chunk, 0, chunk));
     };
     std::vector<const char*> sources(static_cast<size_t>(size_));
-    int64_t longest = 0;
-    for (const Piece& piece : operation_.inputs) {
-      longest = std::max(longest, operation_.bytes(piece));
-    }
-    for (const Piece& piece : operation_.outputs) {
-      longest = std::max(longest, operation_.bytes(piece));
-    }
-    int64_t rounds = std::max<int64_t>(1, ceiling(longest, chunk));
+    int64_t rounds = std::max<int64_t>(1, ceiling(operation_.largest_piece(), chunk));
     for (int64_t round = 0; round < rounds; ++round) {
       char* slot = writes || round == 0 ? open(round) : nullptr;
       if (writes) {
@@ -521,14 +510,6 @@ class OwnCores {
 // From so many bytes a rank on, a collective has rounds enough for that.
 constexpr int64_t kManyRounds = 128 << 10;
 
-int64_t largest_piece(const Operation& operation) {
-  int64_t largest = 0;
-  for (const std::vector<Piece>* pieces : {&operation.inputs, &operation.outputs}) {
-    for (const Piece& piece : *pieces) largest = std::max(largest, operation.bytes(piece));
-  }
-  return largest;
-}
-
 // Counts the operations that are under way.
 class Running {
  public:
@@ -550,7 +531,7 @@ void SharedTransport::run(const Operation& operation) {
   const Running running(running_);
   if (const std::string reason = failure(); !reason.empty()) region_->raise(operation, reason);
   std::optional<OwnCores> cores;
-  if (largest_piece(operation) >= kManyRounds) cores.emplace(region_->place(), region_->size());
+  if (operation.largest_piece() >= kManyRounds) cores.emplace(region_->place(), region_->size());
   round_ += Collective(*region_, operation, round_, history_).run();
 }
 
