@@ -130,14 +130,14 @@ std::vector<Tensor> CapturedCall::run(Tensors inputs) const {
     if (!inputs_[i].returned) inputs[i].reset();
   }
   wait_for_memory(stream);
+  for (const Storage& storage : storages_) given.push_back({nullptr, 0, storage.memory});
+  region_->run(stream, given);
   c10::SmallVector<c10::Storage, 16> storages;
-  for (const Storage& storage : storages_) {
-    c10::DataPtr memory = c10::GetAllocator(c10::kPrivateUse1)->allocate(storage.memory);
-    given.push_back({runtime::block_of(memory)});
-    storages.emplace_back(c10::Storage::use_byte_size_t(), storage.bytes, std::move(memory),
+  for (size_t i = 0; i < storages_.size(); ++i) {
+    storages.emplace_back(c10::Storage::use_byte_size_t(), storages_[i].bytes,
+                          runtime::to_data_ptr(given[input_blocks_ + i].block, device_),
                           c10::GetAllocator(c10::kPrivateUse1), /*resizable=*/true);
   }
-  region_->run(stream, given);
   std::vector<Tensor> results;
   results.reserve(outputs_.size());
   for (const Output& output : outputs_) {

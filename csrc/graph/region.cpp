@@ -16,6 +16,10 @@ namespace {
 // How many sets of donated Blocks are planned for. Beyond, one that donates less serves.
 constexpr size_t kMostPlacements = 8;
 
+// Smaller outputs have memory of their own: they would keep that of large tensors apart (see
+// runtime::Pool).
+constexpr size_t kSmallestPiece = size_t{1} << 20;
+
 Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(stream.tail()); }
 
 }  // namespace
@@ -23,15 +27,20 @@ Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(
 // One run on its way through the stream. Its Blocks are its own until it has run.
 class Region::Run final : public runtime::Command {
  public:
+  // rests: of the Blocks that outputs were cut out of.
   Run(std::shared_ptr<const Region> region, std::shared_ptr<const Placement> placement,
-      runtime::Stream& stream, std::span<const Given> given)
-      : region_(std::move(region)), stream_(stream), scalars_(region_->scalars_) {
-    blocks_.reserve(given.size());
-    for (const Given& entry : given) {
-      blocks_.emplace_back(entry.block, &recorder_of(stream));
-      if (entry.block && !entry.block->user_alive.load()) bytes_ += entry.block->size;
+      runtime::Stream& stream, std::span<const Given> given,
+      std::vector<runtime::BlockReference> rests)
+      : region_(std::move(region)),
+        stream_(stream),
+        blocks_(std::move(rests)),
+        bytes_(placement->workspace),
+        scalars_(region_->scalars_) {
+    blocks_.reserve(blocks_.size() + given.size());
+    for (const Given& entry : given) blocks_.emplace_back(entry.block, &recorder_of(stream));
+    for (const runtime::BlockReference& block : blocks_) {
+      if (block && !block->user_alive.load()) bytes_ += block->size;
     }
-    bytes_ += placement->workspace;
     if (placement->workspace > 0) {
       Block* block = runtime::allocate_block(placement->workspace, region_->device_);
       workspace_ = runtime::BlockReference(block);
@@ -82,7 +91,7 @@ class Region::Run final : public runtime::Command {
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
   runtime::BlockReference workspace_;
-  size_t bytes_ = 0;
+  size_t bytes_;
   std::vector<char*> addresses_;
   std::vector<Scalar> scalars_;
 };
@@ -132,7 +141,7 @@ void Region::find_temporaries(const std::vector<size_t>& sizes) {
       if (buffer.home == Home::Nowhere) {
         buffer.home = Home::Temporary;
         buffer.place = static_cast<int64_t>(temporaries_.size());
-        temporaries_.push_back({sizes[touched.buffer], launch, launch});
+        temporaries_.push_back({.bytes = sizes[touched.buffer], .first = launch, .last = launch});
       } else if (buffer.home == Home::Temporary) {
         temporaries_[static_cast<size_t>(buffer.place)].last = launch;
       } else if (buffer.home == Home::Given) {
@@ -145,28 +154,45 @@ void Region::find_temporaries(const std::vector<size_t>& sizes) {
 }
 
 auto Region::make_placement(std::vector<bool> donated) const -> std::shared_ptr<const Placement> {
+  const size_t launches = plan_.launches.size();
   std::vector<Room> rooms;
-  std::vector<int32_t> given;  // of each room
+  std::vector<size_t> given;  // of each room
+  std::vector<Value> values = temporaries_;
   for (size_t i = 0; i < given_.size(); ++i) {
     const GivenBlock& block = given_[i];
     if (donated[i]) {
-      rooms.push_back({block.bytes, block.end, plan_.launches.size()});
+      rooms.push_back({block.bytes, block.end, launches});
     } else if (block.fresh) {
+      if (block.bytes > kSmallestPiece && block.end > 0) {
+        values.push_back({.bytes = block.bytes,
+                          .first = block.first,
+                          .last = launches - 1,
+                          .own_room = static_cast<int32_t>(rooms.size())});
+      }
       rooms.push_back({block.bytes, 0, block.first});
     } else {
       continue;
     }
-    given.push_back(static_cast<int32_t>(i));
+    given.push_back(i);
   }
-  std::vector<Temporary> temporaries = temporaries_;
   auto placement = std::make_shared<Placement>();
   placement->donated = std::move(donated);
-  placement->workspace = place(temporaries, rooms);
-  for (const Temporary& value : temporaries) {
-    const bool in_workspace = value.room == Temporary::kWorkspace;
-    placement->temporaries.push_back(
-        {in_workspace ? -1 : given[static_cast<size_t>(value.room)], value.begin});
+  placement->workspace = place(values, rooms);
+  for (const Value& value : values) {
+    if (value.room == Value::kWorkspace) {
+      placement->temporaries.push_back({-1, value.begin});
+      continue;
+    }
+    const size_t where = given[static_cast<size_t>(value.room)];
+    if (!value.is_output()) {
+      placement->temporaries.push_back({static_cast<int32_t>(where), value.begin});
+    } else if (value.room != value.own_room) {
+      placement->pieces.push_back(
+          {given[static_cast<size_t>(value.own_room)], where, value.begin, value.end()});
+    }
   }
+  std::sort(placement->pieces.begin(), placement->pieces.end(),
+            [](const auto& a, const auto& b) { return a.begin > b.begin; });
   return placement;
 }
 
@@ -193,7 +219,43 @@ auto Region::placement_for(const std::vector<bool>& donated) const
   return best;
 }
 
-void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
+struct Region::Outputs {
+  // With the user's references.
+  std::vector<std::unique_ptr<Block, void (*)(void*)>> made;
+  // What is left of the Blocks that they were cut out of.
+  std::vector<runtime::BlockReference> rests;
+
+  Block* add(Block* block) {
+    made.emplace_back(block, runtime::delete_block);
+    return block;
+  }
+};
+
+auto Region::make_outputs(const Placement& placement, std::span<Given> given) const -> Outputs {
+  Outputs outputs;
+  std::vector<bool> to_make(given.size());
+  for (size_t i = 0; i < given.size(); ++i) to_make[i] = !given[i].block && given[i].bytes > 0;
+  for (const Placement::Piece& piece : placement.pieces) {
+    Given& output = given[piece.output];
+    if (!to_make[piece.output] || output.bytes > piece.end - piece.begin) continue;
+    to_make[piece.output] = false;
+    Block* from = given[piece.from].block;
+    if (piece.end < from->size) {
+      Block* rest = runtime::split_block(from, piece.end);
+      outputs.rests.emplace_back(rest);
+      rest->drop();  // the reference has its own
+    }
+    Block* block = runtime::split_block(from, piece.begin);
+    runtime::give_to_user(block, output.bytes);
+    output.block = outputs.add(block);
+  }
+  for (size_t i = 0; i < given.size(); ++i) {
+    if (to_make[i]) given[i].block = outputs.add(runtime::allocate_block(given[i].bytes, device_));
+  }
+  return outputs;
+}
+
+void Region::run(runtime::Stream& stream, std::span<Given> given) const {
   std::vector<bool> donated(given_.size());
   std::vector<Block*> written;
   for (size_t i = 0; i < given.size(); ++i) {
@@ -203,6 +265,8 @@ void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
                  block->writer.load(std::memory_order_relaxed) == &recorder_of(stream) &&
                  block->size >= given_[i].bytes;
   }
+  const std::shared_ptr<const Placement> placement = placement_for(donated);
+  Outputs outputs = make_outputs(*placement, given);
   for (const Buffer& buffer : buffers_) {
     if (!buffer.written) continue;
     const auto place = static_cast<size_t>(buffer.place);
@@ -211,7 +275,9 @@ void Region::run(runtime::Stream& stream, std::span<const Given> given) const {
   }
   count(Counter::Regions);
   recorder_of(stream).submit(
-      std::make_unique<Run>(shared_from_this(), placement_for(donated), stream, given), written);
+      std::make_unique<Run>(shared_from_this(), placement, stream, given, std::move(outputs.rests)),
+      written);
+  for (auto& block : outputs.made) block.release();  // the caller's now
 }
 
 RegionCapture::RegionCapture(runtime::Stream& stream) : stream_(stream) {

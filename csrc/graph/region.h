@@ -4,7 +4,8 @@
 // Plan and forgets the Blocks it was captured with, but for those that it stands on: memory that
 // was there before, or that the user still holds. What nobody holds is placed for each run: in the
 // memory of outputs that are not written yet and of inputs that nobody will see again, and for the
-// rest in a workspace. Values that are never needed at once share a place.
+// rest in a workspace. Values that are never needed at once share a place. Large outputs are cut
+// out of such inputs as well: a backward's gradients take the place of its activations.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,11 @@ namespace accel::graph {
 
 class Region : public std::enable_shared_from_this<Region> {
  public:
-  // One Block of a run, in the place of one that was captured. shift: bytes from where the captured
-  // Views began to where this run's do.
+  // One Block of a run, in the place of one that was captured.
   struct Given {
     Block* block;
-    int64_t shift = 0;
+    int64_t shift = 0;  // bytes from where the captured Views began to where this run's do
+    size_t bytes = 0;   // where there is no Block: of the one that the run makes
   };
 
   // The numbers of one state that a run draws: the first that the capture saw, and how many.
@@ -40,10 +41,11 @@ class Region : public std::enable_shared_from_this<Region> {
   Region(int device, Segment& segment, std::span<Block* const> given, std::vector<Random> random);
 
   // Queues one run on the stream, with random numbers of its own. given: as in the constructor; the
-  // caller holds them by BlockReferences for the stream's Recorder. A Block among them that is dead
-  // to the user, and that nothing but work of this stream has ever held, is donated: once its own
-  // content has been read, other values take its place.
-  void run(runtime::Stream& stream, std::span<const Given> given) const;
+  // caller holds them by BlockReferences for the stream's Recorder, and receives those that the run
+  // makes, each with the user's reference. A Block among them that is dead to the user, and that
+  // nothing but work of this stream has ever held, is donated: once its own content has been read,
+  // other values take its place.
+  void run(runtime::Stream& stream, std::span<Given> given) const;
 
   int device() const { return device_; }
   // Bytes of the memory that a run takes for itself where nothing is donated.
@@ -52,6 +54,7 @@ class Region : public std::enable_shared_from_this<Region> {
 
  private:
   class Run;
+  struct Outputs;
 
   enum class Home : uint8_t { Nowhere, Given, Kept, Temporary };
   struct Buffer {
@@ -65,7 +68,7 @@ class Region : public std::enable_shared_from_this<Region> {
     bool fresh = false;         // its content is made here
     size_t first = 0, end = 0;  // Launches that touch it, the second exclusive
   };
-  // Where temporaries lie when some of the given Blocks are donated.
+  // Where values lie when some of the given Blocks are donated.
   struct Placement {
     std::vector<bool> donated;
     struct Place {
@@ -73,6 +76,12 @@ class Region : public std::enable_shared_from_this<Region> {
       size_t offset;
     };
     std::vector<Place> temporaries;
+    // Outputs that are cut out of donated Blocks, those behind others first.
+    struct Piece {
+      size_t output, from;  // among the given ones
+      size_t begin, end;    // bytes into the latter
+    };
+    std::vector<Piece> pieces;
     size_t workspace = 0;
   };
 
@@ -81,6 +90,8 @@ class Region : public std::enable_shared_from_this<Region> {
   std::shared_ptr<const Placement> make_placement(std::vector<bool> donated) const;
   // One that donates no other Blocks than these.
   std::shared_ptr<const Placement> placement_for(const std::vector<bool>& donated) const;
+  // Makes the Blocks that are to be made, and notes them among the given ones.
+  Outputs make_outputs(const Placement& placement, std::span<Given> given) const;
 
   const int device_;
   Plan plan_;
@@ -92,7 +103,7 @@ class Region : public std::enable_shared_from_this<Region> {
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   const std::vector<Random> random_;
   std::vector<GivenBlock> given_;
-  std::vector<Temporary> temporaries_;  // not placed
+  std::vector<Value> temporaries_;  // not placed
 
   mutable std::mutex mutex_;  // guards what follows
   // The first donates nothing. Which inputs die is a property of the program: there are few.

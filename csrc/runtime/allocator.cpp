@@ -121,6 +121,13 @@ Block* allocate_block(size_t bytes, int device, WhenFull when_full) {
   return block;
 }
 
+Block* split_block(Block* block, size_t at) { return CachingAllocator::split(block, at); }
+
+void give_to_user(Block* block, size_t bytes) {
+  CachingAllocator::give_to_user(block, bytes);
+  report_to_profiler(memory_of(block->device), *block, static_cast<int64_t>(block->size));
+}
+
 c10::DataPtr to_data_ptr(Block* block, int device) {
   return {block != nullptr ? block->address : nullptr, block, &delete_block, c10_device(device)};
 }
@@ -135,11 +142,12 @@ void Block::give_back() {
 void delete_block(void* context) {
   auto* block = static_cast<Block*>(context);
   if (block == nullptr || in_bad_fork()) return;
-  block->user_alive.store(false, std::memory_order_release);
   CachingAllocator::release_by_user(*block);
   if (block->device != kHost) {
     report_to_profiler(memory_of(block->device), *block, -static_cast<int64_t>(block->size));
   }
+  // Last: a Block that is dead may be split.
+  block->user_alive.store(false, std::memory_order_release);
   block->drop();
 }
 

@@ -19,6 +19,13 @@ enum class WhenFull { HandOverAndWait, WaitForSubmitted };
 // Raises c10::OutOfMemoryError where nothing helps.
 Block* allocate_block(size_t bytes, int device, WhenFull when_full = WhenFull::HandOverAndWait);
 
+// Cuts a Block that is dead to the user, while someone holds it: it keeps the bytes below `at`
+// (which may be 0), the rest becomes a Block with one reference, dead to the user as well. at: in
+// pages below the Block's size.
+Block* split_block(Block* block, size_t at);
+// Makes what split_block() returned a Block of `bytes` as allocate_block() would.
+void give_to_user(Block* block, size_t bytes);
+
 // The DataPtr of a Block: takes over the caller's reference as the user's. Null stands for zero
 // bytes.
 c10::DataPtr to_data_ptr(Block* block, int device);

@@ -19,6 +19,17 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 
 Arena& arena_of_chunk(const Block& block) { return *static_cast<Arena*>(block.arena); }
 
+// A Block that nobody has used yet.
+void begin_life(Block& block, bool user_alive) {
+  block.references.store(1, std::memory_order_relaxed);
+  block.user_alive.store(user_alive, std::memory_order_relaxed);
+  block.writer.store(nullptr, std::memory_order_relaxed);
+  block.write_sequence.store(0, std::memory_order_relaxed);
+  block.filled_by_host.store(false, std::memory_order_relaxed);
+  block.first_capture.store(0, std::memory_order_relaxed);
+  block.held_elsewhere.store(false, std::memory_order_relaxed);
+}
+
 }  // namespace
 
 FreeLists::SizeClass FreeLists::size_class(size_t size) {
@@ -95,22 +106,38 @@ Block* CachingAllocator::allocate(size_t bytes) {
     if (!grow(pool, size)) return nullptr;
     chunk = take(pool, size);
   }
-  chunk->requested = bytes;
-  chunk->references.store(1, std::memory_order_relaxed);
-  chunk->user_alive.store(true, std::memory_order_relaxed);
-  chunk->writer.store(nullptr, std::memory_order_relaxed);
-  chunk->write_sequence.store(0, std::memory_order_relaxed);
-  chunk->filled_by_host.store(false, std::memory_order_relaxed);
-  chunk->first_capture.store(0, std::memory_order_relaxed);
-  chunk->held_elsewhere.store(false, std::memory_order_relaxed);
-
-  const auto block_bytes = static_cast<int64_t>(chunk->size);
-  allocations_.increase(pool, 1);
-  allocated_bytes_.increase(pool, block_bytes);
-  requested_bytes_.increase(pool, static_cast<int64_t>(bytes));
+  begin_life(*chunk, /*user_alive=*/true);
+  count_for_user(chunk, bytes);
   active_.increase(pool, 1);
-  active_bytes_.increase(pool, block_bytes);
+  active_bytes_.increase(pool, static_cast<int64_t>(chunk->size));
   return chunk;
+}
+
+void CachingAllocator::count_for_user(Chunk* chunk, size_t bytes) {
+  const Pool pool = arena_of_chunk(*chunk).pool;
+  chunk->requested = bytes;
+  allocations_.increase(pool, 1);
+  allocated_bytes_.increase(pool, static_cast<int64_t>(chunk->size));
+  requested_bytes_.increase(pool, static_cast<int64_t>(bytes));
+}
+
+Block* CachingAllocator::split(Block* block, size_t at) {
+  const Arena& arena = arena_of_chunk(*block);
+  CachingAllocator& self = *arena.allocator;
+  std::lock_guard<std::mutex> lock(self.mutex_);
+  Chunk* rest = self.cut(static_cast<Chunk*>(block), at);
+  rest->is_free = false;
+  rest->requested = 0;
+  begin_life(*rest, /*user_alive=*/false);
+  self.active_.increase(arena.pool, 1);  // the bytes were active before
+  return rest;
+}
+
+void CachingAllocator::give_to_user(Block* block, size_t bytes) {
+  CachingAllocator& self = *arena_of_chunk(*block).allocator;
+  std::lock_guard<std::mutex> lock(self.mutex_);
+  self.count_for_user(static_cast<Chunk*>(block), bytes);
+  block->user_alive.store(true, std::memory_order_relaxed);
 }
 
 void CachingAllocator::release_by_user(const Block& block) {
@@ -144,48 +171,63 @@ void CachingAllocator::take_returned() {
 
 // Makes a chunk free, in one piece with free neighbours.
 void CachingAllocator::put(Chunk* chunk) {
-  Chunk* before = chunk->before;
+  Chunk *before = chunk->before, *after = chunk->after;
   if (before != nullptr && before->is_free) {
     remove_free(before);
-    before->size += chunk->size;
-    before->after = chunk->after;
-    if (chunk->after != nullptr) chunk->after->before = before;
-    chunk->next_free = spare_chunks_;
-    spare_chunks_ = chunk;
+    absorb(before, chunk);
     chunk = before;
   }
-  Chunk* after = chunk->after;
   if (after != nullptr && after->is_free) {
     remove_free(after);
-    chunk->size += after->size;
-    chunk->after = after->after;
-    if (after->after != nullptr) after->after->before = chunk;
-    after->next_free = spare_chunks_;
-    spare_chunks_ = after;
+    absorb(chunk, after);
   }
-  insert_free(chunk);
+  if (chunk->size > 0) {
+    insert_free(chunk);
+  } else if (before != nullptr) {
+    absorb(before, chunk);  // a split left nothing of it
+  } else {
+    arena_of_chunk(*chunk).first = after;
+    after->before = nullptr;
+    recycle(chunk);
+  }
+}
+
+// Adds the chunk behind another one to it.
+void CachingAllocator::absorb(Chunk* chunk, Chunk* behind) {
+  chunk->size += behind->size;
+  chunk->after = behind->after;
+  if (behind->after != nullptr) behind->after->before = chunk;
+  recycle(behind);
+}
+
+void CachingAllocator::recycle(Chunk* chunk) {
+  chunk->next_free = spare_chunks_;
+  spare_chunks_ = chunk;
 }
 
 Chunk* CachingAllocator::take(Pool pool, size_t size) {
   Chunk* chunk = free_[static_cast<int>(pool)].find(size);
   if (chunk == nullptr) return nullptr;
   remove_free(chunk);
-  if (chunk->size > size) {
-    // Sizes are multiples of the pool's granule, so the rest is one too. The low part is handed
-    // out: what is free gathers at high addresses, which may never have been touched.
-    Chunk* rest = new_chunk();
-    rest->address = chunk->address + size;
-    rest->size = chunk->size - size;
-    rest->device = device_;
-    rest->arena = chunk->arena;
-    rest->before = chunk;
-    rest->after = chunk->after;
-    if (chunk->after != nullptr) chunk->after->before = rest;
-    chunk->after = rest;
-    chunk->size = size;
-    insert_free(rest);
-  }
+  // Sizes are multiples of the pool's granule, so the rest is one too. The low part is handed out:
+  // what is free gathers at high addresses, which may never have been touched.
+  if (chunk->size > size) insert_free(cut(chunk, size));
   return chunk;
+}
+
+// What lies behind the first `at` bytes becomes a chunk.
+Chunk* CachingAllocator::cut(Chunk* chunk, size_t at) {
+  Chunk* rest = new_chunk();
+  rest->address = chunk->address + at;
+  rest->size = chunk->size - at;
+  rest->device = device_;
+  rest->arena = chunk->arena;
+  rest->before = chunk;
+  rest->after = chunk->after;
+  if (chunk->after != nullptr) chunk->after->before = rest;
+  chunk->after = rest;
+  chunk->size = at;
+  return rest;
 }
 
 bool CachingAllocator::grow(Pool pool, size_t size) {
@@ -228,8 +270,7 @@ size_t CachingAllocator::empty_cache() {
       continue;
     }
     remove_free(first);
-    first->next_free = spare_chunks_;
-    spare_chunks_ = first;
+    recycle(first);
     source_.release(first->address, arena.size);
     segments_.decrease(arena.pool, 1);
     reserved_bytes_.decrease(arena.pool, static_cast<int64_t>(arena.size));

@@ -150,6 +150,13 @@ class CachingAllocator {
   // Gives every arena without a Block in use back to its source; returns the bytes.
   size_t empty_cache();
 
+  // Cuts a Block in use that is dead to the user: it keeps the bytes below `at`, the rest becomes a
+  // Block with one reference, dead to the user as well. at: a multiple of the pool's granule, below
+  // the Block's size; may be 0.
+  static Block* split(Block* block, size_t at);
+  // Makes a Block that split() returned one of `bytes` that the user holds.
+  static void give_to_user(Block* block, size_t bytes);
+
   // The user's reference goes: the figures of allocated memory fall. Without a lock.
   static void release_by_user(const Block& block);
   // The last reference is gone: the Block may be handed out again. Without a lock.
@@ -177,6 +184,10 @@ class CachingAllocator {
   void take_returned();
   void put(Chunk* chunk);
   Chunk* take(Pool pool, size_t size);
+  Chunk* cut(Chunk* chunk, size_t at);
+  void absorb(Chunk* chunk, Chunk* behind);
+  void recycle(Chunk* chunk);
+  void count_for_user(Chunk* chunk, size_t bytes);
   bool grow(Pool pool, size_t size);
   bool add_arena(Pool pool, size_t size);
   Chunk* new_chunk();

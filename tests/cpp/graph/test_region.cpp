@@ -57,7 +57,7 @@ void add(const Vector& out, const Vector& a, const Vector& b) {
   record(Opcode::Add, out, {&a, &b}, {kFloat, 1});
 }
 
-void run(const Region& region, const std::vector<Region::Given>& given) {
+void run(const Region& region, std::vector<Region::Given> given) {
   runtime::Stream& stream = runtime::default_stream(0);
   region.run(stream, given);
   stream.synchronize();
@@ -293,6 +293,81 @@ TEST_F(Donation, AnInputOfAnotherStreamStays) {
     side.synchronize();
   }
   EXPECT_GT(run_without(*region, std::move(x)), 0);
+}
+
+// What a run makes itself: a backward in small.
+class MadeOutputs : public Donation {
+ protected:
+  // Two outputs after the input has been read, a third before: 2 x, then 4 x and 8 x.
+  std::shared_ptr<const Region> outputs() {
+    const Vector x(kLarge), first(kLarge), second(kLarge / 2), third(kLarge / 2);
+    RegionCapture capture(captured_stream());
+    add(first, x, x);
+    record(Opcode::Add, second, {&half_, &half_}, {kFloat, 1});
+    record(Opcode::Add, third, {&second, &second}, {kFloat, 1});
+    return capture.finish(std::vector{x.block(), first.block(), second.block(), third.block()});
+  }
+
+  static constexpr int64_t kLarge = 2 << 20;
+  const Vector half_{kLarge / 2};
+};
+
+TEST_F(MadeOutputs, LargeOnesTakeThePlaceOfADeadInput) {
+  half_.fill(std::vector<float>(kLarge / 2, 3));
+  const auto region = outputs();
+  runtime::Stream& stream = runtime::default_stream(0);
+  for (int turn = 0; turn < 3; ++turn) {
+    const int64_t before = held_bytes();
+    auto x = std::make_unique<Vector>(kLarge);
+    x->fill(std::vector<float>(kLarge, 1));
+    x->block()->writer = stream.tail();
+    runtime::BlockReference held(x->block(), stream.tail());
+    const char* address = x->block()->address;
+    x.reset();
+    constexpr size_t kBytes = kLarge * sizeof(float);
+    std::vector<Region::Given> given = {
+        {held.get()}, {nullptr, 0, kBytes}, {nullptr, 0, kBytes / 2}, {nullptr, 0, kBytes / 2 - 4}};
+    const int64_t peak = peak_of([&] {
+      region->run(stream, given);
+      stream.synchronize();
+    });
+    EXPECT_EQ(peak, static_cast<int64_t>(kBytes));  // the first, beside the input
+    EXPECT_EQ(std::min(given[2].block->address, given[3].block->address), address);
+    EXPECT_EQ(std::max(given[2].block->address, given[3].block->address), address + kBytes / 2);
+    EXPECT_EQ(given[3].block->requested, kBytes / 2 - 4);
+    held = {};
+    const float expected[] = {2, 6, 12};
+    for (size_t i = 1; i < 4; ++i) {
+      const auto* values =
+          static_cast<const float*>(runtime::host_pointer(given[i].block->address));
+      for (size_t k = 0; k < given[i].bytes / sizeof(float); ++k) {
+        ASSERT_EQ(values[k], expected[i - 1]) << i;
+      }
+    }
+    // Any of them may go first.
+    for (size_t i = 0; i < 3; ++i) {
+      runtime::delete_block(given[1 + (i + static_cast<size_t>(turn)) % 3].block);
+    }
+    EXPECT_EQ(held_bytes(), before);
+  }
+}
+
+TEST_F(MadeOutputs, HaveMemoryOfTheirOwnBesideAnInputThatLives) {
+  const auto region = outputs();
+  runtime::Stream& stream = runtime::default_stream(0);
+  const Vector x(kLarge);
+  x.fill(std::vector<float>(kLarge, 1));
+  x.block()->writer = stream.tail();
+  constexpr size_t kBytes = kLarge * sizeof(float);
+  std::vector<Region::Given> given = {
+      {x.block()}, {nullptr, 0, kBytes}, {nullptr, 0, kBytes / 2}, {nullptr, 0, kBytes / 2}};
+  EXPECT_EQ(peak_of([&] {
+              region->run(stream, given);
+              stream.synchronize();
+            }),
+            static_cast<int64_t>(2 * kBytes));
+  EXPECT_EQ(x.values(), std::vector<float>(kLarge, 1));
+  for (size_t i = 1; i < 4; ++i) runtime::delete_block(given[i].block);
 }
 
 // Random programs of additions over vectors of three sizes, of which most are dropped on the way.

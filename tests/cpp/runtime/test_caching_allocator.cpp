@@ -173,6 +173,65 @@ TEST_F(CachingAllocatorTest, RandomAllocationsNeverOverlap) {
   EXPECT_EQ(source.arenas(), 0u);
 }
 
+// A dead Block that someone holds, cut into pieces of which some become the user's: they tile it,
+// the figures agree, and all coalesces in whatever order they go.
+TEST_F(CachingAllocatorTest, PiecesTileTheBlockTheyAreCutFrom) {
+  std::mt19937_64 random(7);
+  constexpr size_t kPages = 2000;
+  for (int round = 0; round < 300; ++round) {
+    std::vector<Block*> fences;
+    if (round % 2 == 0) fences.push_back(memory.allocate(kPages * kLargeGranule));
+    Block* whole = memory.allocate(kPages * kLargeGranule);
+    if (round % 3 == 0) fences.push_back(memory.allocate(2 << 20));
+    int64_t fenced = 0;
+    for (const Block* fence : fences) fenced += static_cast<int64_t>(fence->size);
+    char* const address = whole->address;
+    BlockReference held(whole);
+    free(whole);
+    std::vector<Block*> pieces = {whole};
+    int64_t given = 0;
+    for (size_t pages = kPages; pages > 0;) {
+      pages -= 1 + random() % pages;
+      Block* piece = CachingAllocator::split(whole, pages * kLargeGranule);
+      EXPECT_EQ(piece->address, address + pages * kLargeGranule);
+      EXPECT_EQ(piece->references, 1);
+      EXPECT_FALSE(piece->user_alive);
+      if (random() % 2 == 0) {
+        CachingAllocator::give_to_user(piece, piece->size - 3);
+        EXPECT_TRUE(piece->user_alive);
+        EXPECT_EQ(memory.find(piece->address + piece->size - 1).get(), piece);
+        given += static_cast<int64_t>(piece->size);
+      }
+      pieces.push_back(piece);
+    }
+    EXPECT_EQ(whole->size, 0u);
+    auto stats = memory.stats();
+    EXPECT_EQ(stats.allocated_bytes[0].current, given + fenced);
+    EXPECT_EQ(stats.active_bytes[0].current, fenced + static_cast<int64_t>(kPages * kLargeGranule));
+    std::shuffle(pieces.begin(), pieces.end(), random);
+    for (Block* piece : pieces) {
+      if (piece == whole) {
+        held = {};
+      } else if (piece->user_alive) {
+        free(piece);
+      } else {
+        piece->drop();
+      }
+      memory.stats();  // takes what came back
+    }
+    for (Block* fence : fences) free(fence);
+    stats = memory.stats();
+    EXPECT_EQ(stats.active[0].current, 0);
+    EXPECT_EQ(stats.active_bytes[0].current, 0);
+    EXPECT_EQ(stats.allocated_bytes[0].current, 0);
+    EXPECT_EQ(stats.requested_bytes[0].current, 0);
+    EXPECT_EQ(stats.inactive_split[0].current, 0);
+    EXPECT_EQ(stats.inactive_split_bytes[0].current, 0);
+  }
+  memory.empty_cache();
+  EXPECT_EQ(source.arenas(), 0u);
+}
+
 TEST_F(CachingAllocatorTest, FiguresFallWhenTheUserLetsGo) {
   Block* small = memory.allocate(100);
   Block* large = memory.allocate(3 << 20);
