@@ -66,8 +66,7 @@ void vector_products(const Matmul& args) {
       finish(args, {batch, 0, begin, 1, end - begin}, y, end - begin, nullptr);
     }
   };
-  const Team team = args.batch * lanes * args.k <= kSerialWork ? Team::Caller : Team::All;
-  for_chunks(team, divide_up(all_blocks, group), [&](int64_t chunk) {
+  parallel_for(divide_up(all_blocks, group), [&](int64_t chunk) {
     const int64_t end = std::min(all_blocks, (chunk + 1) * group);
     for (int64_t index = chunk * group; index < end; ++index) run_block(index);
   });
