@@ -1,5 +1,6 @@
 // Attention, forward: online softmax over blocks of keys, one block of queries at a time.
 // Called through attention.cpp. Scores exist only as one tile of kBlock × kBlock.
+#include "kernels/attention/single_query.h"
 #include "kernels/attention/tiles.h"
 
 namespace accel::kernels::ACCEL_ISA {
@@ -325,6 +326,14 @@ void forward(const Attention& args, const AttentionTensor& out, typename Kind::R
 }  // namespace attention
 
 void attention_forward(const Attention& args, const AttentionTensor& out, void* logsumexp) {
+  if (args.query_length == 1 && args.dropout == 0) {
+    if (args.dtype == DType::Float64) {
+      return attention::forward_single_query<attention::Float64Kind>(
+          args, out, static_cast<double*>(logsumexp));
+    }
+    return attention::forward_single_query<attention::Float32Kind>(args, out,
+                                                                   static_cast<float*>(logsumexp));
+  }
   attention::with_kind(args, [&](auto kind) {
     using Kind = decltype(kind);
     attention::forward<Kind>(args, out, static_cast<typename Kind::Real*>(logsumexp));

@@ -487,6 +487,18 @@ inline void load_mask_row(Real* to, const Rows& from, int64_t row, int count) {
   }
 }
 
+// An additive mask for scores to base 2. A finite mask stays finite: rows hidden by the most
+// negative number everywhere are uniform, as they are where the scores are computed in base e.
+template <class V>
+ACCEL_INLINE V mask_to_base_2(V mask) {
+  using Real = std::remove_cvref_t<decltype(mask[0])>;
+  const V nothing = broadcast(-std::numeric_limits<Real>::infinity());
+  const V lowest = broadcast(std::numeric_limits<Real>::lowest());
+  V scaled = mask * broadcast(static_cast<Real>(kLog2E));
+  scaled = scaled < lowest ? lowest : scaled;
+  return mask == nothing ? nothing : scaled;
+}
+
 // The mask of a tile; `rows` is a tile of scratch memory. Lanes past the last query, up to the next
 // multiple of kStep, are zero.
 template <class Real>
@@ -494,7 +506,6 @@ inline MaskEffect load_mask(Real* to, Real* rows, const Rows& mask, const TileRa
   using V = Vector<Real>;
   constexpr int kN = kLanes<Real>;
   const V nothing = broadcast(-std::numeric_limits<Real>::infinity());
-  const V lowest = broadcast(std::numeric_limits<Real>::lowest());
   Rows part = mask.at(tile.first_query);
   part.data += tile.first_key * part.column_stride * size_of(part.dtype);
   const int keys = static_cast<int>(round_up(tile.keys, kN));
@@ -509,11 +520,7 @@ inline MaskEffect load_mask(Real* to, Real* rows, const Rows& mask, const TileRa
       const V value = load(row + j);
       hidden |= value != V{};
       kept |= value != nothing;
-      // To base 2. A finite mask stays finite: rows hidden by the most negative number everywhere
-      // are uniform, as they are where the scores are computed in base e.
-      V scaled = value * broadcast(static_cast<Real>(kLog2E));
-      scaled = scaled < lowest ? lowest : scaled;
-      store(row + j, value == nothing ? nothing : scaled);
+      store(row + j, mask_to_base_2(value));
     }
   }
   if (!any_lane(kept)) return MaskEffect::All;

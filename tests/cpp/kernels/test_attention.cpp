@@ -400,6 +400,33 @@ TEST(Attention, Masks) {
   }
 }
 
+// A decoding step has a way of its own.
+TEST(Attention, OneQuery) {
+  for (const DType dtype : kDTypes) {
+    for (const int64_t keys : {1, 15, 16, 77, 300}) {
+      for (const auto& [heads, kv_heads] : {std::pair{3, 3}, {8, 2}, {6, 1}}) {
+        for (const MaskKind mask : {MaskKind::None, MaskKind::BoolPerKey, MaskKind::BoolFull,
+                                    MaskKind::AdditivePerHead}) {
+          for (const Layout layout : {Layout::HeadsOuter, Layout::HeadsInner, Layout::Sparse}) {
+            Case c;
+            c.dtype = dtype;
+            c.query_length = 1;
+            c.key_length = keys;
+            c.heads = heads;
+            c.kv_heads = kv_heads;
+            c.mask = mask;
+            c.layout = layout;
+            c.width = keys % 2 ? 16 : 40;
+            c.value_width = keys % 3 ? 24 : 64;
+            c.scale = keys == 77 ? -0.3f : 0;
+            check(c);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, GroupedHeads) {
   for (const DType dtype : kDTypes) {
     for (const auto& [heads, kv_heads] : {std::pair{4, 2}, {6, 1}, {12, 3}}) {
