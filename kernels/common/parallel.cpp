@@ -15,8 +15,9 @@ namespace accel::kernels {
 namespace {
 
 // How long a helper without work looks again before it sleeps: longer than what lies between two
-// regions of a Plan. It gives its core to any thread that wants it meanwhile.
-constexpr std::chrono::microseconds kHelperSpin{100};
+// steps of a decoding loop, since one that has to be woken comes late. It gives its core to any
+// thread that wants it meanwhile.
+constexpr std::chrono::microseconds kHelperSpin{1000};
 
 thread_local int t_width = 1;
 thread_local bool t_inside = false;
