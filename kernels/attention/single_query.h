@@ -82,8 +82,8 @@ class SingleQuery {
     for (int64_t j = 0; j < heads * value_width_; ++j) accumulated_[j] = 0;
     Real sums[kSharingHeads];
     for (int h = 0; h < heads; ++h) {
-      sums[h] = softmax(scores_ + h * score_stride_,
-                        logsumexp + batch * args_.heads + first_head + h);
+      sums[h] =
+          softmax(scores_ + h * score_stride_, logsumexp + batch * args_.heads + first_head + h);
     }
     const Rows v = rows_of(args_.v, args_.dtype, batch, kv_head);
     for (int64_t first = 0; first < keys_; first += kN) {
@@ -144,8 +144,7 @@ class SingleQuery {
       sums += probability;
     }
     const Real sum = sum_of_lanes(sums);
-    *logsumexp = sum == 0 ? -kInfinity
-                          : maximum * static_cast<Real>(kLn2) + natural_logarithm(sum);
+    *logsumexp = sum == 0 ? -kInfinity : maximum * static_cast<Real>(kLn2) + natural_logarithm(sum);
     return sum;
   }
 
