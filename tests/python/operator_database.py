@@ -222,12 +222,14 @@ _FLOAT32_STATISTICS = ("native_layer_norm", "native_batch_norm", "_native_batch_
 _FLOAT32_STATISTICS += ("_batch_norm_with_update",)
 
 
+# Algorithms that begin with random numbers, and should not depend on which.
+_RANDOMISED = ("pca_lowrank", "svd_lowrank")
+
 # How many times the tolerance: randomised algorithms, whose results agree only so far for different
 # random numbers; softmax of scores in the thousands, where the rounding of a score (6e-5) becomes
 # the relative error of a result.
 _LOOSENESS = {
-    "pca_lowrank": 10,
-    "svd_lowrank": 10,
+    **dict.fromkeys(_RANDOMISED, 10),
     "nn.functional.multi_head_attention_forward": 4,
 }
 
@@ -457,6 +459,7 @@ def _check_sample(variant: Variant, kind: str, sample: SampleInput) -> str | Non
             or _names_equal_elements(variant, kind, sample, expected, got)
             or _is_as_accurate(variant, kind, sample, expected, got)
             or _wanders(expected, use)
+            or _is_a_bad_draw(variant, expected, use)
         ):
             return text
     if is_reference(variant.op):
@@ -571,16 +574,27 @@ def _names_equal_elements(
 
 def _wanders(expected: object, use: Callable[[str], object]) -> bool:
     """Whether the CPU gives other values with other random numbers."""
+    return any(difference(expected, _use_with(use, "cpu", n)) is not None for n in range(1, 33))
+
+
+def _is_a_bad_draw(variant: Variant, expected: object, use: Callable[[str], object]) -> bool:
+    """Whether a randomised algorithm drew a badly conditioned matrix to begin with, which second
+    derivatives amplify: with other numbers accel gives the CPU's values, but for one more such."""
+    if variant.op.name not in _RANDOMISED:
+        return False
+    others = (_use_with(use, DEVICE, number) for number in range(1, 9))
+    return sum(difference(expected, other) is None for other in others) >= 7
+
+
+def _use_with(use: Callable[[str], object], device: str, number: int) -> object:
+    """use(device) with other random numbers."""
     seed = torch.manual_seed
     try:
-        for number in range(1, 33):
-            # The database seeds its own before a random operator: another state there as well.
-            torch.manual_seed = lambda given, number=number: seed(given + 7919 * number)
-            if difference(expected, use("cpu")) is not None:
-                return True
+        # The database seeds its own before a random operator: another state there as well.
+        torch.manual_seed = lambda given: seed(given + 7919 * number)
+        return use(device)
     finally:
         torch.manual_seed = seed
-    return False
 
 
 # Memory that nobody has written.

@@ -139,7 +139,7 @@ def test_peak_memory_is_at_most_that_of_eager(rows, count, width):
     assert ours["allocated"] <= eager["allocated"]
     assert ours["active"] <= eager["active"]
     # Gradients take the place of activations: nothing waits for its turn beside them.
-    assert ours["active"] <= eager["allocated"] + 3 * x.nbytes
+    assert ours["active"] <= eager["allocated"] + 4 * x.nbytes
 
 
 def test_a_steps_activations_are_gone_before_those_of_the_next():
