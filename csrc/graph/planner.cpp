@@ -738,8 +738,8 @@ double flops_of(const Node& node) {
 
 class GroupPlanner {
  public:
-  GroupPlanner(const Graph& graph, const Group& group, const std::vector<int>& last_readers)
-      : graph_(graph), group_(group), last_readers_(last_readers) {}
+  GroupPlanner(const Graph& graph, const Group& group, const std::vector<int>& last_users)
+      : graph_(graph), group_(group), last_users_(last_users) {}
 
   // The group's Launch, or none where its program does not fit.
   std::optional<Launch> plan() {
@@ -817,20 +817,22 @@ class GroupPlanner {
   }
 
   bool outlives_group(const View& view) const {
-    return graph_.live[view.buffer] || last_readers_[view.buffer] > group_.nodes.back() ||
-           read_outside(view.buffer);
+    return graph_.live[view.buffer] || last_users_[view.buffer] > group_.nodes.back() ||
+           used_outside(view.buffer);
   }
 
-  // Nodes between the group's own may read as well.
-  bool read_outside(int32_t buffer) const {
+  // By Nodes between the group's own.
+  bool used_outside(int32_t buffer) const {
     for (size_t i = group_.nodes[0] + 1; i < static_cast<size_t>(group_.nodes.back()); ++i) {
       const Node& node = graph_.nodes[i];
       if (node.dead ||
           std::binary_search(group_.nodes.begin(), group_.nodes.end(), static_cast<int>(i))) {
         continue;
       }
-      for (const View& view : node.inputs) {
-        if (view.buffer == buffer) return true;
+      for (const auto* views : {&node.inputs, &node.outputs}) {
+        for (const View& view : *views) {
+          if (view.buffer == buffer) return true;
+        }
       }
     }
     return false;
@@ -957,14 +959,14 @@ class GroupPlanner {
 
   const Graph& graph_;
   const Group& group_;
-  const std::vector<int>& last_readers_;
+  const std::vector<int>& last_users_;
 };
 
 // One Launch, or where the group is too large for one program, those of its parts, with everything
 // that the others read in memory: halves of a pointwise group, each Node of another.
-void add_launches(const Graph& graph, const Group& group, const std::vector<int>& last_readers,
+void add_launches(const Graph& graph, const Group& group, const std::vector<int>& last_users,
                   Plan& plan) {
-  if (auto launch = GroupPlanner(graph, group, last_readers).plan()) {
+  if (auto launch = GroupPlanner(graph, group, last_users).plan()) {
     plan.launches.push_back(std::move(*launch));
     return;
   }
@@ -982,12 +984,12 @@ void add_launches(const Graph& graph, const Group& group, const std::vector<int>
     Group first = group, second = group;
     first.nodes.assign(group.nodes.begin(), middle);
     second.nodes.assign(middle, group.nodes.end());
-    add_launches(separate, first, last_readers, plan);
-    add_launches(separate, second, last_readers, plan);
+    add_launches(separate, first, last_users, plan);
+    add_launches(separate, second, last_users, plan);
     return;
   }
   for (int index : group.nodes) {
-    add_launches(separate, group_of(graph.nodes[index], index), last_readers, plan);
+    add_launches(separate, group_of(graph.nodes[index], index), last_users, plan);
   }
 }
 
@@ -1008,15 +1010,19 @@ Plan make_plan(Graph graph, Planning planning) {
       groups.push_back(group_of(graph.nodes[i], static_cast<int>(i)));
     }
   }
-  std::vector<int> last_readers(graph.live.size(), -1);
+  std::vector<int> last_users(graph.live.size(), -1);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    if (graph.nodes[i].dead) continue;
-    for (const View& view : graph.nodes[i].inputs) {
-      if (!view.absent()) last_readers[view.buffer] = static_cast<int>(i);
+    const Node& node = graph.nodes[i];
+    if (node.dead) continue;
+    // Outputs too: what a Node writes in part, or goes on from (an optimizer's state), it needs.
+    for (const auto* views : {&node.inputs, &node.outputs}) {
+      for (const View& view : *views) {
+        if (!view.absent()) last_users[view.buffer] = static_cast<int>(i);
+      }
     }
   }
   Plan plan;
-  for (const Group& group : groups) add_launches(graph, group, last_readers, plan);
+  for (const Group& group : groups) add_launches(graph, group, last_users, plan);
   if (logs) {
     std::fprintf(stderr, "[accel graph] fused into %zu launches\n", plan.launches.size());
     for (const Launch& launch : plan.launches) {

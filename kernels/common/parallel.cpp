@@ -33,7 +33,7 @@ void relax() {
 // region when there are none left: it waits for helpers that are in a chunk, never for one that has
 // not come. OpenMP's barrier waits for all, and its threads keep their cores while they look for
 // the next region; where a host thread shares the cores, that doubles the time of a short step
-// (docs/architecture.md, Streams).
+// (docs/architecture.md, Threads).
 class Team {
  public:
   Team() = default;

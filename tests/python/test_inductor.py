@@ -192,13 +192,6 @@ def test_nothing_of_inductor_is_imported_before_it_is_used(run_python):
     )
 
 
-# On AMX one process in ten gets NaN from the second step on, with inductor and sometimes without
-# it. Not understood yet: docs/architecture.md, Known faults.
-@pytest.mark.xfail(
-    torch.accel.get_device_properties(0).isa == "amx",
-    reason="something reads memory that nobody has written",
-    strict=False,
-)
 @pytest.mark.slow
 def test_a_step_with_attention_convolution_and_autocast():
     class Model(nn.Module):
