@@ -6,6 +6,7 @@
 #include "kernels/attention/tiles.h"
 
 namespace accel::kernels::ACCEL_ISA::attention {
+namespace {
 
 // Heads of a group that are one piece of work: they share what is read of keys and values.
 inline constexpr int kSharingHeads = 4;
@@ -206,4 +207,5 @@ void forward_single_query(const Attention& args, const AttentionTensor& out,
   });
 }
 
+}  // namespace
 }  // namespace accel::kernels::ACCEL_ISA::attention
