@@ -8,6 +8,7 @@
 #include <climits>
 
 #include "csrc/runtime/worker_stream.h"
+#include "kernels/common/relax.h"
 
 namespace accel::distributed {
 
@@ -16,12 +17,6 @@ namespace {
 // A round between two ranks that run takes 0.2-1 µs, a wake-up 5-50 µs. Longer looking takes the
 // core from a rank that shares it.
 constexpr int64_t kSpin = 20'000;  // ns
-
-void pause_briefly() {
-#if defined(__x86_64__) || defined(__i386__)
-  for (int i = 0; i < 8; ++i) __builtin_ia32_pause();
-#endif
-}
 
 long futex(std::atomic<uint32_t>& word, int operation, uint32_t value, const timespec* timeout) {
   return syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation, value, timeout, nullptr,
@@ -42,7 +37,7 @@ bool SharedCounter::wait_for(uint32_t target, int64_t nanoseconds) {
   const int64_t start = runtime::steady_now();
   const int64_t spin_end = start + (nanoseconds < kSpin ? nanoseconds : kSpin);
   do {
-    pause_briefly();
+    kernels::pause_briefly();
     if (has_reached(target)) return true;
   } while (runtime::steady_now() < spin_end);
   const timespec timeout{nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000};

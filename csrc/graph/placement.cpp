@@ -5,14 +5,15 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/runtime/caching_allocator.h"
+
 namespace accel::graph {
 
 namespace {
 
-// Temporaries begin at cache lines of their own; outputs are Blocks, and those of this size are cut
-// in pages.
+// Temporaries begin at cache lines of their own. Outputs are Blocks, and those of this size are cut
+// as the allocator cuts them.
 constexpr size_t kAlignment = 64;
-constexpr size_t kPage = 4096;
 
 // The values that have been placed in one piece of memory, by where they begin.
 class Occupants {
@@ -66,7 +67,7 @@ class Occupants {
 size_t place(std::span<Value> values, std::span<const Room> rooms) {
   std::vector<Value*> order;
   for (Value& value : values) {
-    const size_t unit = value.is_output() ? kPage : kAlignment;
+    const size_t unit = value.is_output() ? runtime::kLargeGranule : kAlignment;
     value.bytes = (value.bytes + unit - 1) / unit * unit;
     order.push_back(&value);
   }

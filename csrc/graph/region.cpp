@@ -7,6 +7,7 @@
 #include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/allocator.h"
+#include "csrc/runtime/caching_allocator.h"
 #include "csrc/runtime/generator.h"
 
 namespace accel::graph {
@@ -15,10 +16,6 @@ namespace {
 
 // How many sets of donated Blocks are planned for. Beyond, one that donates less serves.
 constexpr size_t kMostPlacements = 8;
-
-// Smaller outputs have memory of their own: they would keep that of large tensors apart (see
-// runtime::Pool).
-constexpr size_t kSmallestPiece = size_t{1} << 20;
 
 Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(stream.tail()); }
 
@@ -163,7 +160,8 @@ auto Region::make_placement(std::vector<bool> donated) const -> std::shared_ptr<
     if (donated[i]) {
       rooms.push_back({block.bytes, block.end, launches});
     } else if (block.fresh) {
-      if (block.bytes > kSmallestPiece && block.end > 0) {
+      // Smaller outputs have memory of their own: they would keep that of large tensors apart.
+      if (block.bytes > runtime::kSmallBlock && block.end > 0) {
         values.push_back({.bytes = block.bytes,
                           .first = block.first,
                           .last = launches - 1,

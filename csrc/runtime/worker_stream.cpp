@@ -8,7 +8,6 @@
 #include "csrc/runtime/worker_stream.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <array>
@@ -19,6 +18,7 @@
 
 #include "csrc/runtime/process.h"
 #include "csrc/runtime/team.h"
+#include "kernels/common/relax.h"
 
 namespace accel::runtime {
 
@@ -36,16 +36,6 @@ constexpr int kDozes = 3;
 constexpr int64_t kSignalPeriod = 50'000'000;
 
 thread_local bool is_worker = false;
-
-// One round of looking again: a few pauses, then the core goes to whoever else wants it. Without
-// the yield, a spinning host keeps a worker on the same core from running at all: on two busy cores
-// a round trip took 25-115 µs, with it 1.7-4.4 µs.
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  for (int i = 0; i < 16; ++i) __builtin_ia32_pause();
-#endif
-  sched_yield();
-}
 
 size_t in_flight_bytes_budget() {
   static const size_t budget = [] {
@@ -184,7 +174,7 @@ std::optional<WorkerStream::Entry> WorkerStream::next() {
   const int64_t idle_since = steady_now(), spin_end = idle_since + kWorkerSpin;
   while (submitted_.load(std::memory_order_acquire) == completed_.load(std::memory_order_relaxed) &&
          !stopping_.load(std::memory_order_relaxed) && steady_now() < spin_end) {
-    relax();
+    kernels::relax();
   }
   std::unique_lock<std::mutex> lock(mutex_);
   int dozes = 0;
@@ -305,7 +295,7 @@ void WorkerStream::block_until(Done done, int64_t deadline, Gil gil) {
   WaitGuard guard(gil);
   const int64_t spin_end = steady_now() + kHostSpin;
   do {
-    relax();
+    kernels::relax();
     if (done()) return;
   } while (steady_now() < spin_end);
 

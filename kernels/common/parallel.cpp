@@ -1,7 +1,6 @@
 #include "kernels/common/parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -9,6 +8,8 @@
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "kernels/common/relax.h"
 
 namespace accel::kernels {
 
@@ -21,13 +22,6 @@ constexpr std::chrono::microseconds kHelperSpin{1000};
 
 thread_local int t_width = 1;
 thread_local bool t_inside = false;
-
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  for (int i = 0; i < 16; ++i) __builtin_ia32_pause();
-#endif
-  sched_yield();
-}
 
 // The helpers of one thread. It opens a region, takes chunks like everybody else, and closes the
 // region when there are none left: it waits for helpers that are in a chunk, never for one that has

@@ -54,6 +54,31 @@ TEST(Fusion, DeadResultsAreNeverComputed) {
   EXPECT_EQ(names(program.plan()), Names{"Neg"});
 }
 
+// An optimizer reads its state too, which the Node names among its outputs alone.
+TEST(Fusion, DeadStateIsStoredForTheStepThatGoesOnFromIt) {
+  for (const Opcode step : {Opcode::Adam, Opcode::Sgd}) {
+    Program program;
+    const Tensor absent{}, parameter = program.tensor({8}), grad = program.tensor({8});
+    const Tensor first = program.tensor({8}), second = program.tensor({8});
+    for (const Tensor& state : {first, second}) {
+      program.add(Opcode::Fill, {state}, {}, {6}, {Scalar{0.0}});
+    }
+    if (step == Opcode::Adam) {
+      program.add(step, {parameter, first, second, absent},
+                  {absent, absent, absent, grad, program.tensor({})}, {6, 0, 0, 0},
+                  std::vector<Scalar>(5, Scalar{0.5}));
+    } else {
+      program.add(step, {parameter, first}, {absent, absent, absent, grad}, {6, 0, 0, 0},
+                  std::vector<Scalar>(4, Scalar{0.5}));
+    }
+    Program::drop(first);
+    Program::drop(second);
+    const Plan plan = program.plan();
+    ASSERT_EQ(plan.launches.size(), 2u);
+    EXPECT_EQ(stores(plan.launches[0]), step == Opcode::Adam ? 2u : 1u);
+  }
+}
+
 TEST(Fusion, ReshapedReaderJoins) {
   Program program;
   const Tensor x = program.tensor({8, 32});
