@@ -12,9 +12,9 @@ inline void pause_briefly() {
 #endif
 }
 
-// A pause, then the core goes to whoever else wants it. Without the yield, a thread that spins keeps
-// the one it waits for from running at all where both are on one core: on two busy cores a round
-// trip between host and worker took 25-115 µs, with it 1.7-4.4 µs.
+// A pause, then the core goes to whoever else wants it. Without the yield, a thread that spins
+// keeps the one it waits for from running at all where both are on one core: on two busy cores a
+// round trip between host and worker took 25-115 µs, with it 1.7-4.4 µs.
 inline void relax() {
   pause_briefly();
   pause_briefly();
