@@ -10,6 +10,7 @@
 #include "csrc/graph/passes.h"
 #include "csrc/graph/plan.h"
 #include "csrc/graph/program_builder.h"
+#include "csrc/runtime/driver.h"
 #include "csrc/runtime/process.h"
 
 namespace accel::graph {
@@ -1023,6 +1024,7 @@ Plan make_plan(Graph graph, Planning planning) {
   }
   Plan plan;
   for (const Group& group : groups) add_launches(graph, group, last_users, plan);
+  for (Launch& launch : plan.launches) runtime::driver().load(launch);
   if (logs) {
     std::fprintf(stderr, "[accel graph] fused into %zu launches\n", plan.launches.size());
     for (const Launch& launch : plan.launches) {

@@ -38,6 +38,9 @@ class Driver {
   // The inverse, for memory that host code names.
   virtual void* device_pointer(const void* host_address) const = 0;
 
+  // Called once for each Launch of a new Plan, on any thread: what can be found before addresses
+  // and scalars are known is found here, and what a device needs of the code is brought to it.
+  virtual void load(Launch& launch) = 0;
   // Runs one Launch on the calling thread, which is the worker of a stream; returns when done.
   virtual void launch(const Launch& launch, const Arguments& arguments) = 0;
 };

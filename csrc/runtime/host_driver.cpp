@@ -262,6 +262,7 @@ class HostDriver final : public Driver {
     return runtime::device_pointer(host_address);
   }
 
+  void load(Launch& launch) override { load_launch(launch); }
   void launch(const Launch& launch, const Arguments& arguments) override {
     run_launch(launch, arguments);
   }

@@ -27,7 +27,7 @@ void run(const VectorLaunch& launch, const Arguments& arguments) {
     operands[i].data = arguments.address(launch.references[i]);
   }
   gather(launch.scalars, arguments, scalars);
-  kernels::vector::run(launch.program, launch.space, operands, scalars);
+  kernels::vector::run(launch.program, *launch.prepared, launch.space, operands, scalars);
 }
 
 void run(const MatmulLaunch& launch, const Arguments& arguments) {
@@ -44,7 +44,7 @@ void run(const MatmulLaunch& launch, const Arguments& arguments) {
       operands[i].data = arguments.address(launch.references[i]);
     }
     gather(launch.scalars, arguments, scalars);
-    matmul.epilogue = {&launch.program, operands, scalars};
+    matmul.epilogue = {&launch.program, launch.prepared.get(), operands, scalars};
   }
   kernels::matmul(matmul);
 }
@@ -289,6 +289,15 @@ void run(const HostLaunch& launch, const Arguments& arguments) {
 }
 
 }  // namespace
+
+void load_launch(Launch& launch) {
+  if (auto* vector = std::get_if<VectorLaunch>(&launch.kernel)) {
+    vector->prepared =
+        kernels::vector::prepare(vector->program, vector->space, vector->operands.data());
+  } else if (auto* matmul = std::get_if<MatmulLaunch>(&launch.kernel); matmul && !matmul->out) {
+    matmul->prepared = kernels::vector::prepare(matmul->program);
+  }
+}
 
 void run_launch(const Launch& launch, const Arguments& arguments) {
   std::visit([&](const auto& kernel) { run(kernel, arguments); }, launch.kernel);

@@ -66,12 +66,14 @@ struct ScalarSource {
   kernels::vector::Scalar constant{};
 };
 
+// prepared: what the host driver's load() makes of the program.
 struct VectorLaunch {
   kernels::vector::Program program;
   kernels::vector::Space space;
   std::vector<Reference> references;               // per operand
   std::vector<kernels::vector::Operand> operands;  // strides; data is filled in at run time
   std::vector<ScalarSource> scalars;
+  std::shared_ptr<const kernels::vector::Prepared> prepared;
 };
 
 struct MatmulLaunch {
@@ -81,6 +83,7 @@ struct MatmulLaunch {
   std::vector<Reference> references;
   std::vector<kernels::Epilogue::Operand> operands;
   std::vector<ScalarSource> scalars;
+  std::shared_ptr<const kernels::vector::Prepared> prepared;
 };
 
 struct AttentionLaunch {
@@ -233,7 +236,9 @@ struct Launch {
   double flops = 0;              // of matrix products, convolutions and attention
 };
 
-// Runs a Launch with the kernels of this host, on the calling thread's team.
+// Makes a Launch ready for the kernels of this host, once; then runs it, on the calling thread's
+// team.
+void load_launch(Launch& launch);
 void run_launch(const Launch& launch, const Arguments& arguments);
 
 }  // namespace accel::runtime

@@ -1,7 +1,5 @@
 // The end of a piece of the product, while it is in cache: rounding, epilogue, storing. Called by
 // whatever made the piece, on the thread that made it.
-#include <algorithm>
-
 #include "kernels/common/isa.h"
 #include "kernels/matmul/operands.h"
 
@@ -15,32 +13,24 @@ ACCEL_DISPATCH(void, store_values,
 
 namespace {
 
-void run_epilogue(const Matmul& args, const Region& region, float* values, int64_t stride) {
-  using namespace vector;
-  const int columns_at_once = static_cast<int>(std::min<int64_t>(region.columns, kTileElements));
-  const int rows_at_once = kTileElements / columns_at_once;
-  const size_t operand_count = args.epilogue.program->operands.size();
-  TileOperand operands[kMaxOperands];
-  for (int64_t row = 0; row < region.rows; row += rows_at_once) {
-    for (int64_t column = 0; column < region.columns; column += columns_at_once) {
-      const int64_t i = region.row + row, j = region.column + column;
-      for (size_t o = 0; o < operand_count; ++o) {
-        const Epilogue::Operand& operand = args.epilogue.operands[o];
-        operands[o] = {operand.data + region.batch * operand.batch_stride + i * operand.row_stride +
-                           j * operand.column_stride,
-                       operand.row_stride, operand.column_stride};
-      }
-      Tile tile;
-      tile.rows = static_cast<int>(std::min<int64_t>(rows_at_once, region.rows - row));
-      tile.columns = static_cast<int>(std::min<int64_t>(columns_at_once, region.columns - column));
-      tile.values = values + row * stride + column;
-      tile.values_stride = stride;
-      tile.linear_index = (region.batch * args.m + i) * args.n + j;
-      tile.linear_stride = args.n;
-      tile.column_index = j;
-      run_tile(*args.epilogue.program, tile, operands, args.epilogue.scalars);
-    }
+void run_epilogue(const Matmul& args, const Region& region, const float* values, int64_t stride) {
+  const Epilogue& epilogue = args.epilogue;
+  vector::TileOperand operands[vector::kMaxOperands];
+  for (size_t o = 0; o < epilogue.program->operands.size(); ++o) {
+    const Epilogue::Operand& operand = epilogue.operands[o];
+    operands[o] = {operand.data + region.batch * operand.batch_stride +
+                       region.row * operand.row_stride + region.column * operand.column_stride,
+                   operand.row_stride, operand.column_stride};
   }
+  vector::Area area;
+  area.rows = region.rows;
+  area.columns = region.columns;
+  area.values = values;
+  area.values_stride = stride;
+  area.linear_index = (region.batch * args.m + region.row) * args.n + region.column;
+  area.linear_stride = args.n;
+  area.column_index = region.column;
+  vector::run_area(*epilogue.program, *epilogue.prepared, area, operands, epilogue.scalars);
 }
 
 }  // namespace

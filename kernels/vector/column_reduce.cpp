@@ -20,10 +20,9 @@ constexpr int kBlockSide = 16;
 constexpr int64_t kTaskSlabs = 16;
 
 struct ColumnProgram {
-  const Engine& engine;
   const Program& program;
+  const Prepared& prepared;
   const Scalar* scalars;
-  const Prepared prepared;
   Dims reduced, kept;
   int64_t rows, columns;  // reduced and kept elements
   int64_t width;          // of a slab: columns along the last kept dimension
@@ -33,7 +32,7 @@ struct ColumnProgram {
   int operands() const { return kept.operands; }
   int slots() const { return static_cast<int>(program.slots.size()); }
   const Reducer& reducer(int slot) const {
-    return engine.reducer(reductions[slot], program.slots[slot]);
+    return prepared.engine->reducer(reductions[slot], program.slots[slot]);
   }
   int64_t slabs_per_run() const { return (kept.last_size() + width - 1) / width; }
   int64_t slabs() const { return columns == 0 ? 0 : columns / kept.last_size() * slabs_per_run(); }
@@ -73,8 +72,7 @@ struct ColumnWorkspace : Workspace {
   ColumnState states[kMaxSlots][kGroup];
 
   explicit ColumnWorkspace(const ColumnProgram& column_program)
-      : Workspace(column_program.engine, column_program.program, column_program.prepared,
-                  column_program.scalars) {}
+      : Workspace(column_program.program, column_program.prepared, column_program.scalars) {}
 };
 
 // The phase over elements for rows [begin, end) of some slabs; totals of slot s go to
@@ -134,17 +132,16 @@ void reduce_rows(const ColumnProgram& column_program, int phase, int64_t begin, 
 
 }  // namespace
 
-void run_column_reduce(const Engine& engine, const Program& program, const Space& space,
+void run_column_reduce(const Program& program, const Prepared& prepared, const Space& space,
                        const Operand* operands, const Scalar* scalars) {
   const int count = static_cast<int>(program.operands.size());
   const int reduced_dims = space.dims - space.kept;
   // The innermost dimension is a kept one, in both kinds of phases.
   const bool stays = last_dim(program, Over::Elements) == LastDim::Stays ||
                      last_dim(program, Over::Kept) == LastDim::Stays;
-  ColumnProgram column_program{engine,
-                               program,
+  ColumnProgram column_program{program,
+                               prepared,
                                scalars,
-                               prepare(engine, program),
                                make_dims(space, operands, count, 0, reduced_dims, LastDim::Merges),
                                make_dims(space, operands, count, reduced_dims, space.dims,
                                          stays ? LastDim::Stays : LastDim::Merges),
@@ -182,7 +179,7 @@ void run_column_reduce(const Engine& engine, const Program& program, const Space
   }
 
   parallel_for((slabs + kTaskSlabs - 1) / kTaskSlabs, [&](int64_t task) {
-    Workspace work(engine, program, column_program.prepared, scalars);
+    Workspace work(program, prepared, scalars);
     alignas(64) char slots[kMaxSlots][kRegisterBytes];
     const int64_t end = std::min(slabs, (task + 1) * kTaskSlabs);
     for (int64_t number = task * kTaskSlabs; number < end; ++number) {

@@ -1,5 +1,5 @@
 // The interpreter of vector programs: runs a stretch of instructions on one tile. Called by the
-// traversals (pointwise.cpp, row_reduce.cpp, column_reduce.cpp) and by run_tile(). It knows nothing
+// traversals (pointwise.cpp, row_reduce.cpp, column_reduce.cpp) and by run_area(). It knows nothing
 // of spaces: where a tile lies, and where reductions go, it reads from the Frame.
 #pragma once
 
@@ -72,7 +72,7 @@ struct Frame {
 
 using Kernel = void (*)(const Instruction&, Frame&);
 
-// An instruction made ready by prepare(): its kernel found, perhaps two instructions in one.
+// An instruction made ready by prepare_on(): its kernel found, perhaps two instructions in one.
 struct Step {
   Kernel kernel;
   Instruction instruction;
@@ -130,7 +130,6 @@ struct Engine {
   Kernel stores[kDTypes][kLanes];
   Reducer reducers[kReductions][kLanes];
   Kernel pairs[kFirsts][kSeconds];
-  void (*interpret)(const Instruction* begin, const Instruction* end, Frame& frame);
   void (*execute)(const Step* begin, const Step* end, Frame& frame);
 
   void set(Op op, Lane lane, Kernel kernel) {
@@ -144,18 +143,12 @@ struct Engine {
 // The engine of an instruction set (Amx: that of Avx512), built once.
 const Engine& engine_of(Isa isa);
 
-// run() and run_tile() on a given engine; the public functions take that of current_isa().
-void run_on(const Engine& engine, const Program& program, const Space& space,
-            const Operand* operands, const Scalar* scalars);
-void run_tile_on(const Engine& engine, const Program& program, const Tile& tile,
-                 const TileOperand* operands, const Scalar* scalars);
-
-// Parts of run_on().
-void run_pointwise(const Engine& engine, const Program& program, const Space& space,
+// Parts of run().
+void run_pointwise(const Program& program, const Prepared& prepared, const Space& space,
                    const Operand* operands, const Scalar* scalars);
-void run_row_reduce(const Engine& engine, const Program& program, const Space& space,
+void run_row_reduce(const Program& program, const Prepared& prepared, const Space& space,
                     const Operand* operands, const Scalar* scalars);
-void run_column_reduce(const Engine& engine, const Program& program, const Space& space,
+void run_column_reduce(const Program& program, const Prepared& prepared, const Space& space,
                        const Operand* operands, const Scalar* scalars);
 
 }  // namespace accel::kernels::vector

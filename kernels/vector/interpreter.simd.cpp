@@ -5,13 +5,6 @@ namespace accel::kernels::ACCEL_ISA {
 
 using vector::Step;
 
-static void interpret(const Instruction* begin, const Instruction* end, Frame& frame) {
-  const Engine& engine = *frame.engine;
-  for (const Instruction* next = begin; next != end; ++next) {
-    engine.kernels[static_cast<int>(next->op)][static_cast<int>(next->lane)](*next, frame);
-  }
-}
-
 // Runs a step whose result the next one stores, straight into the operand. False, with nothing
 // done, where the operand is not contiguous or padding would be written.
 static bool execute_into_operand(const Step& step, Frame& frame) {
@@ -41,9 +34,6 @@ static void execute(const Step* begin, const Step* end, Frame& frame) {
   }
 }
 
-void add_interpreter(Engine& engine) {
-  engine.interpret = interpret;
-  engine.execute = execute;
-}
+void add_interpreter(Engine& engine) { engine.execute = execute; }
 
 }  // namespace accel::kernels::ACCEL_ISA

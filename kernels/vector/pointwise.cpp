@@ -63,8 +63,8 @@ int crossing_dim(const Program& program, const Dims& dims) {
 }
 
 // Square tiles over the last dimension and `cross`, all other dimensions outside.
-void run_blocks(const Engine& engine, const Program& program, const Prepared& prepared,
-                const Dims& dims, char* const* base, const Scalar* scalars, int cross) {
+void run_blocks(const Program& program, const Prepared& prepared, const Dims& dims,
+                char* const* base, const Scalar* scalars, int cross) {
   const int last = dims.count - 1;
   int64_t sides[kMaxDims];
   std::fill_n(sides, dims.count, 1);
@@ -82,7 +82,7 @@ void run_blocks(const Engine& engine, const Program& program, const Prepared& pr
   }
   constexpr int64_t kTaskBlocks = kTaskElements / (kBlockSide * kBlockSide);
   parallel_for((all_blocks + kTaskBlocks - 1) / kTaskBlocks, [&](int64_t task) {
-    Workspace work(engine, program, prepared, scalars);
+    Workspace work(program, prepared, scalars);
     for (int o = 0; o < dims.operands; ++o) {
       work.operands[o].row_stride = dims.strides[cross][o];
       work.operands[o].column_stride = dims.last_stride(o);
@@ -112,7 +112,7 @@ void run_blocks(const Engine& engine, const Program& program, const Prepared& pr
 
 }  // namespace
 
-void run_pointwise(const Engine& engine, const Program& program, const Space& space,
+void run_pointwise(const Program& program, const Prepared& prepared, const Space& space,
                    const Operand* operands, const Scalar* scalars) {
   const int count = static_cast<int>(program.operands.size());
   Space ordered = space;
@@ -130,13 +130,12 @@ void run_pointwise(const Engine& engine, const Program& program, const Space& sp
   for (int o = 0; o < count; ++o) base[o] = operands[o].data;
 
   const int64_t elements = dims.elements();
-  const Prepared prepared = prepare(engine, program);
   const int cross = crossing_dim(program, dims);
   if (cross >= 0 && elements > 0) {
-    return run_blocks(engine, program, prepared, dims, base, scalars, cross);
+    return run_blocks(program, prepared, dims, base, scalars, cross);
   }
   parallel_for((elements + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    Workspace work(engine, program, prepared, scalars);
+    Workspace work(program, prepared, scalars);
     work.run_elements(prepared.begin(0), prepared.end(0), dims, base, task * kTaskElements,
                       std::min(elements, (task + 1) * kTaskElements), 0);
   });

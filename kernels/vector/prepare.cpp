@@ -1,4 +1,4 @@
-// Turns programs into steps; see prepare.h. Plain C++: it runs once per launch.
+// Turns programs into steps; see prepare.h. Plain C++: it runs once per program.
 #include "kernels/vector/prepare.h"
 
 #include <cstddef>
@@ -53,6 +53,7 @@ class Preparation {
       if (writes(instruction.op)) used |= 1u << instruction.dst;
     }
     free_ = ~used;
+    prepared_.engine = &engine;
     nodes_.reserve(program.code.size());
     prepared_.steps.reserve(program.code.size());
   }
@@ -281,8 +282,31 @@ class Preparation {
 
 }  // namespace
 
-Prepared prepare(const Engine& engine, const Program& program, uint64_t row_constants) {
+Prepared prepare_on(const Engine& engine, const Program& program, uint64_t row_constants) {
   return Preparation(engine, program, row_constants).run();
+}
+
+Prepared prepare_on(const Engine& engine, const Program& program, const Space& space,
+                    const Operand* operands) {
+  uint64_t row_constants = 0;
+  for (size_t o = 0; o < program.operands.size() && program.kind == Kind::RowReduce; ++o) {
+    bool moves = false;
+    for (int d = space.kept; d < space.dims; ++d) {
+      moves |= space.sizes[d] != 1 && operands[o].strides[d] != 0;
+    }
+    if (!moves) row_constants |= uint64_t{1} << o;
+  }
+  return prepare_on(engine, program, row_constants);
+}
+
+std::shared_ptr<const Prepared> prepare(const Program& program, const Space& space,
+                                        const Operand* operands) {
+  return std::make_shared<const Prepared>(
+      prepare_on(engine_of(current_isa()), program, space, operands));
+}
+
+std::shared_ptr<const Prepared> prepare(const Program& program) {
+  return std::make_shared<const Prepared>(prepare_on(engine_of(current_isa()), program));
 }
 
 }  // namespace accel::kernels::vector

@@ -1,4 +1,4 @@
-// A program made ready to run over many tiles. Made once per run(); run_tile() does without.
+// A program made ready to run over many tiles, on any number of threads and as often as one likes.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 namespace accel::kernels::vector {
 
 struct Prepared {
+  const Engine* engine;
   // What fills registers with scalars, once per thread: they survive tiles and phases.
   std::vector<Step> prologue;
   std::vector<Step> steps;
@@ -26,6 +27,9 @@ struct Prepared {
 // left, puts what is constant along a row in front, makes pairs, and lets results be written where
 // the next instruction stores them. None of it changes a bit. `row_constants` has a bit for each
 // operand of a RowReduce that is broadcast over the reduced dimensions.
-Prepared prepare(const Engine& engine, const Program& program, uint64_t row_constants = 0);
+Prepared prepare_on(const Engine& engine, const Program& program, uint64_t row_constants = 0);
+// As run() over the space asks for.
+Prepared prepare_on(const Engine& engine, const Program& program, const Space& space,
+                    const Operand* operands);
 
 }  // namespace accel::kernels::vector

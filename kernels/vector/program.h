@@ -6,10 +6,11 @@
 // level cache and the cost of interpreting is shared by all its elements.
 //
 // csrc/graph builds programs out of Nodes; the engines run them: run() below for pointwise and
-// reduction kernels, run_tile() for an engine that made the tile itself (a matmul's epilogue).
+// reduction kernels, run_area() on what another engine made (a matmul's epilogue).
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/common/dtype.h"
@@ -45,7 +46,7 @@ enum class Op : uint8_t {
   // a cast does (float to integer truncates, to bool tests for non-zero, F32 to bf16 rounds to even).
   Load,      // dst ← operand[index]
   Store,     // operand[index] ← a
-  LoadTile,  // dst ← the F32 tile handed to run_tile()
+  LoadTile,  // dst ← the F32 values handed to run_area()
   Scalar,    // dst ← scalars[index], the same for all elements
   Slot,      // dst ← reduction slot[index] of this element's kept index
   // Positions, I64.
@@ -152,15 +153,23 @@ struct Operand {
   int64_t strides[kMaxDims] = {};
 };
 
+// A program made ready for this processor, once for all its runs; see prepare.h.
+struct Prepared;
+// For run() over a space, with operands of these strides.
+std::shared_ptr<const Prepared> prepare(const Program& program, const Space& space,
+                                        const Operand* operands);
+// For run_area(): a Pointwise program.
+std::shared_ptr<const Prepared> prepare(const Program& program);
+
 // Runs a program over a space with the calling thread's team. Operands that are stored may be the
 // very memory that is loaded (same address and strides) but may not overlap otherwise.
 // Bits follow from program, sizes and scalars alone: not from strides, team or tiling.
-void run(const Program& program, const Space& space, const Operand* operands,
-         const Scalar* scalars);
+void run(const Program& program, const Prepared& prepared, const Space& space,
+         const Operand* operands, const Scalar* scalars);
 
-// A tile that an engine made. Only Pointwise programs.
-struct Tile {
-  int rows = 0, columns = 0;  // rows * columns <= kTileElements
+// Rows and columns of what an engine made, of any number.
+struct Area {
+  int64_t rows = 0, columns = 0;
   // What LoadTile reads: element (r, c) at values[r * values_stride + c].
   const float* values = nullptr;
   int64_t values_stride = 0;
@@ -169,14 +178,14 @@ struct Tile {
   int64_t column_index = 0;   // ColumnIndex of element (0, 0)
 };
 
-// Where an operand lives as a tile sees it: address of element (0, 0), strides in bytes.
+// Where an operand lives as a tile or an area sees it: address of element (0, 0), strides in bytes.
 struct TileOperand {
   char* data = nullptr;
   int64_t row_stride = 0, column_stride = 0;
 };
 
-// Runs a Pointwise program on one tile, on the calling thread.
-void run_tile(const Program& program, const Tile& tile, const TileOperand* operands,
-              const Scalar* scalars);
+// Runs a Pointwise program on an area, on the calling thread.
+void run_area(const Program& program, const Prepared& prepared, const Area& area,
+              const TileOperand* operands, const Scalar* scalars);
 
 }  // namespace accel::kernels::vector

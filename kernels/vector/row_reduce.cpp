@@ -30,11 +30,10 @@ constexpr int kBlockSide = 16;
 constexpr int kBandRows = 64;
 
 struct RowProgram {
-  const Engine& engine;
   const Program& program;
+  const Prepared& prepared;
   const Scalar* scalars;
   Dims kept, reduced;
-  const Prepared prepared;
   int64_t rows, length;  // kept and reduced elements
   char* base[kMaxOperands];
   Op reductions[kMaxSlots];
@@ -43,7 +42,7 @@ struct RowProgram {
   int phases() const { return static_cast<int>(program.phases.size()); }
   int slots() const { return static_cast<int>(program.slots.size()); }
   const Reducer& reducer(int slot) const {
-    return engine.reducer(reductions[slot], program.slots[slot]);
+    return prepared.engine->reducer(reductions[slot], program.slots[slot]);
   }
 };
 
@@ -69,25 +68,13 @@ bool rows_side_by_side(const RowProgram& row_program) {
   return false;
 }
 
-// A bit for each operand that is broadcast over the reduced dimensions.
-uint64_t row_constants(const Dims& reduced) {
-  uint64_t constants = 0;
-  for (int o = 0; o < reduced.operands; ++o) {
-    bool moves = false;
-    for (int d = 0; d < reduced.count; ++d) moves |= reduced.strides[d][o] != 0;
-    if (!moves) constants |= uint64_t{1} << o;
-  }
-  return constants;
-}
-
 // What a thread works in: registers, and the slots and states of a block of rows.
 struct RowWorkspace : Workspace {
   alignas(64) char slots[kMaxSlots][kRegisterBytes];
   RowState states[kMaxSlots][kBlockSide];
 
   explicit RowWorkspace(const RowProgram& row_program)
-      : Workspace(row_program.engine, row_program.program, row_program.prepared,
-                  row_program.scalars) {
+      : Workspace(row_program.program, row_program.prepared, row_program.scalars) {
     for (int s = 0; s < kMaxSlots; ++s) {
       frame.slots[s] = slots[s];
       frame.row_states[s] = states[s];
@@ -386,15 +373,13 @@ void run_by_bands(const RowProgram& row_program) {
 
 }  // namespace
 
-void run_row_reduce(const Engine& engine, const Program& program, const Space& space,
+void run_row_reduce(const Program& program, const Prepared& prepared, const Space& space,
                     const Operand* operands, const Scalar* scalars) {
   const int count = static_cast<int>(program.operands.size());
   const Dims kept = make_dims(space, operands, count, 0, space.kept, last_dim(program, Over::Kept));
   const Dims reduced =
       make_dims(space, operands, count, space.kept, space.dims, last_dim(program, Over::Elements));
-  RowProgram row_program{
-      engine, program, scalars, kept, reduced, prepare(engine, program, row_constants(reduced)),
-      0,      0,       {},      {}};
+  RowProgram row_program{program, prepared, scalars, kept, reduced, 0, 0, {}, {}};
   row_program.rows = row_program.kept.elements();
   row_program.length = row_program.reduced.elements();
   for (int o = 0; o < count; ++o) row_program.base[o] = operands[o].data;

@@ -1,4 +1,6 @@
-// Entry points of the vector engine: run() and run_tile(), and the table of kernels they use.
+// Entry points of the vector engine: run() and run_area(), and the table of kernels they use.
+#include <algorithm>
+
 #include "kernels/vector/interpreter.h"
 #include "kernels/vector/space.h"
 
@@ -41,45 +43,42 @@ bool is_supported(Op op, Lane lane) {
   return engine_of(current_isa()).kernels[static_cast<int>(op)][static_cast<int>(lane)] != nullptr;
 }
 
-void run_on(const Engine& engine, const Program& program, const Space& space,
-            const Operand* operands, const Scalar* scalars) {
+void run(const Program& program, const Prepared& prepared, const Space& space,
+         const Operand* operands, const Scalar* scalars) {
   switch (program.kind) {
     case Kind::Pointwise:
-      return run_pointwise(engine, program, space, operands, scalars);
+      return run_pointwise(program, prepared, space, operands, scalars);
     case Kind::RowReduce:
-      return run_row_reduce(engine, program, space, operands, scalars);
+      return run_row_reduce(program, prepared, space, operands, scalars);
     case Kind::ColumnReduce:
-      return run_column_reduce(engine, program, space, operands, scalars);
+      return run_column_reduce(program, prepared, space, operands, scalars);
   }
 }
 
-void run(const Program& program, const Space& space, const Operand* operands,
-         const Scalar* scalars) {
-  run_on(engine_of(current_isa()), program, space, operands, scalars);
-}
-
-void run_tile_on(const Engine& engine, const Program& program, const Tile& tile,
-                 const TileOperand* operands, const Scalar* scalars) {
-  alignas(64) char registers[kMaxRegisters * kRegisterBytes];
-  Frame frame;
-  frame.engine = &engine;
-  frame.dtypes = program.operands.data();
-  frame.operands = operands;
-  frame.scalars = scalars;
-  frame.set_registers(registers);
-  frame.set_shape(tile.rows, tile.columns);
-  frame.linear_index = tile.linear_index;
-  frame.linear_stride = tile.linear_stride;
-  frame.column_index = tile.column_index;
-  frame.values = tile.values;
-  frame.values_stride = tile.values_stride;
-  const Instruction* code = program.code.data();
-  engine.interpret(code, code + program.code.size(), frame);
-}
-
-void run_tile(const Program& program, const Tile& tile, const TileOperand* operands,
-              const Scalar* scalars) {
-  run_tile_on(engine_of(current_isa()), program, tile, operands, scalars);
+void run_area(const Program& program, const Prepared& prepared, const Area& area,
+              const TileOperand* operands, const Scalar* scalars) {
+  Workspace work(program, prepared, scalars);
+  const int64_t columns_at_once = std::min<int64_t>(area.columns, kTileElements);
+  const int64_t rows_at_once = kTileElements / columns_at_once;
+  const size_t count = program.operands.size();
+  for (size_t o = 0; o < count; ++o) work.operands[o] = operands[o];
+  for (int64_t row = 0; row < area.rows; row += rows_at_once) {
+    const auto rows = static_cast<int>(std::min(rows_at_once, area.rows - row));
+    for (int64_t column = 0; column < area.columns; column += columns_at_once) {
+      for (size_t o = 0; o < count; ++o) {
+        work.operands[o].data =
+            operands[o].data + row * operands[o].row_stride + column * operands[o].column_stride;
+      }
+      work.frame.set_shape(rows,
+                           static_cast<int>(std::min(columns_at_once, area.columns - column)));
+      work.frame.values = area.values + row * area.values_stride + column;
+      work.frame.values_stride = area.values_stride;
+      work.frame.linear_index = area.linear_index + row * area.linear_stride + column;
+      work.frame.linear_stride = area.linear_stride;
+      work.frame.column_index = area.column_index + column;
+      work.run_steps(prepared.begin(0), prepared.end(0));
+    }
+  }
 }
 
 }  // namespace accel::kernels::vector

@@ -160,9 +160,8 @@ struct Workspace {
   TileOperand operands[kMaxOperands];
   Frame frame;
 
-  Workspace(const Engine& engine, const Program& program, const Prepared& prepared,
-            const Scalar* scalars) {
-    frame.engine = &engine;
+  Workspace(const Program& program, const Prepared& prepared, const Scalar* scalars) {
+    frame.engine = prepared.engine;
     frame.dtypes = program.operands.data();
     frame.operands = operands;
     frame.scalars = scalars;

@@ -501,6 +501,7 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
                   instruction(Op::LinearIndex, 3, 0, 0, 0, Lane::I64),
                   instruction(Op::Store, 0, 3, 0, 2, Lane::I64)};
   program.phases = {{Over::Elements, 0, 6}};
+  const auto prepared = prepare(program);
 
   for (const Sizes& s :
        {Sizes{1, 8, 32, 32}, Sizes{2, 70, 300, 530}, Sizes{1, 40, 3, 9}, Sizes{3, 1, 300, 20},
@@ -529,7 +530,7 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
         indices.fill([] { return -1; });
         Matmul args = product_of(s, a, b, out, dtype, dtype);
         args.out = {};
-        args.epilogue = {&program, operands, nullptr};
+        args.epilogue = {&program, prepared.get(), operands, nullptr};
         matmul(args);
         set_team_width(1);
         for (int64_t batch = 0; batch < s.batch; ++batch) {

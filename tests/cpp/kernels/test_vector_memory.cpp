@@ -366,10 +366,11 @@ TEST_P(VectorStrides, InPlace) { check_layout<float>(GetParam(), DType::Float32,
 INSTANTIATE_TEST_SUITE_P(Layouts, VectorStrides, testing::ValuesIn(kLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(VectorRunTile, AppliesAnEpilogue) {
+TEST(VectorRunArea, AppliesAnEpilogue) {
   // out = max(tile + bias, 0) rounded to bf16, dropped by position: what a matmul asks for.
   for (Isa isa : testable_isas()) {
-    for (const auto& [rows, columns] : {std::pair{16, 16}, {1, 256}, {3, 48}, {8, 32}, {5, 7}}) {
+    for (const auto& [rows, columns] :
+         {std::pair{16, 16}, {1, 256}, {3, 48}, {8, 32}, {5, 7}, {16, 40}, {4, 290}}) {
       constexpr int kStride = 300;
       std::vector<float> values(16 * kStride), bias(columns);
       for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 19) - 9.37f;
@@ -384,7 +385,7 @@ TEST(VectorRunTile, AppliesAnEpilogue) {
       const int place =
           builder.convert(Lane::F32, Lane::I64, builder.emit(Op::LinearIndex, Lane::I64));
       builder.store(oo, builder.emit(Op::Add, Lane::F32, relu, place), Lane::F32);
-      Tile shape;
+      Area shape;
       shape.rows = rows;
       shape.columns = columns;
       shape.values = values.data();
@@ -395,7 +396,8 @@ TEST(VectorRunTile, AppliesAnEpilogue) {
                                       {out.data(), kStride * 2, 2}};
       Scalar scalars[1];
       scalars[0].d = 0;
-      run_tile_on(engine_of(isa), builder.program, shape, operands, scalars);
+      run_area(builder.program, prepare_on(engine_of(isa), builder.program), shape, operands,
+               scalars);
       EXPECT_TRUE(out.intact());
       for (int r = 0; r < 16; ++r) {
         for (int c = 0; c < kStride; ++c) {

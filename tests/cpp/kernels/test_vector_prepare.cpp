@@ -1,5 +1,5 @@
-// What prepare() makes of a program (pairs, hoisted scalars, results written where they are stored)
-// computes the same bits as the plain instructions, which run_tile() interprets one by one.
+// What prepare_on() makes of a program (pairs, hoisted scalars, results written where they are
+// stored) computes the same bits as the plain instructions, one by one.
 #include "kernels/vector/prepare.h"
 #include "tests/cpp/kernels/vector_test.h"
 
@@ -40,6 +40,21 @@ Program random_program(std::mt19937& random) {
   return program;
 }
 
+// A step for each instruction.
+Prepared prepare_plainly(const Engine& engine, const Program& program) {
+  Prepared prepared{&engine, {}, {}, {0}, {static_cast<int>(program.code.size())}};
+  for (const Instruction& instruction : program.code) {
+    const int lane = static_cast<int>(instruction.lane);
+    const bool loads = instruction.op == Op::Load, stores = instruction.op == Op::Store;
+    const int dtype = loads || stores ? static_cast<int>(program.operands[instruction.index]) : 0;
+    const Kernel kernel = loads    ? engine.loads[dtype][lane]
+                          : stores ? engine.stores[dtype][lane]
+                                   : engine.kernels[static_cast<int>(instruction.op)][lane];
+    prepared.steps.push_back({kernel, instruction});
+  }
+  return prepared;
+}
+
 TEST(VectorPrepare, NeverChangesABit) {
   std::mt19937 random(11);
   Scalar scalars[kScalars];
@@ -51,23 +66,19 @@ TEST(VectorPrepare, NeverChangesABit) {
       for (float& x : operand) x = static_cast<float>(random() % 4096) / 2048.0f - 1;
     }
     for (Isa isa : testable_isas()) {
-      auto run_memory = start, tile_memory = start;
-      Operand operands[kOperands];
-      for (int o = 0; o < kOperands; ++o) operands[o] = make_operand(run_memory[o].data(), {4});
-      run_on(engine_of(isa), program, make_space({kCount}), operands, scalars);
-      for (int64_t begin = 0; begin < kCount; begin += kTileElements) {
-        Tile tile;
-        tile.rows = 1;
-        tile.columns = static_cast<int>(std::min<int64_t>(kTileElements, kCount - begin));
-        TileOperand tile_operands[kOperands];
-        for (int o = 0; o < kOperands; ++o) {
-          tile_operands[o] = {reinterpret_cast<char*>(tile_memory[o].data() + begin), 0, 4};
-        }
-        run_tile_on(engine_of(isa), program, tile, tile_operands, scalars);
+      auto memory = start, plain_memory = start;
+      Operand operands[kOperands], plain_operands[kOperands];
+      for (int o = 0; o < kOperands; ++o) {
+        operands[o] = make_operand(memory[o].data(), {4});
+        plain_operands[o] = make_operand(plain_memory[o].data(), {4});
       }
+      const Engine& engine = engine_of(isa);
+      const Space space = make_space({kCount});
+      run(program, prepare_on(engine, program), space, operands, scalars);
+      run(program, prepare_plainly(engine, program), space, plain_operands, scalars);
       for (int o = 0; o < kOperands; ++o) {
         for (int64_t i = 0; i < kCount; ++i) {
-          ASSERT_TRUE(same(run_memory[o][i], tile_memory[o][i]))
+          ASSERT_TRUE(same(memory[o][i], plain_memory[o][i]))
               << "round " << round << " operand " << o << " element " << i << " on "
               << isa_name(isa);
         }
@@ -82,7 +93,7 @@ TEST(VectorPrepare, HoistsScalarsMakesPairsAndSkipsStores) {
   const int x = builder.load(in);
   const int product = builder.emit(Op::Mul, Lane::F32, x, builder.scalar());
   builder.store(out, builder.emit(Op::Sub, Lane::F32, builder.scalar(), product));
-  const Prepared prepared = prepare(engine_of(Isa::Portable), builder.program);
+  const Prepared prepared = prepare_on(engine_of(Isa::Portable), builder.program);
   EXPECT_EQ(prepared.prologue.size(), 2u);
   ASSERT_EQ(prepared.steps.size(), 3u);  // load, pair, store
   EXPECT_EQ(prepared.steps[1].aim, out);
@@ -95,7 +106,7 @@ TEST(VectorPrepare, KeepsWhatIsReadTwice) {
   const int square = builder.emit(Op::Square, Lane::F32, x);
   const int sum = builder.emit(Op::Add, Lane::F32, square, x);
   builder.store(out, builder.emit(Op::Maximum, Lane::F32, sum, square));
-  EXPECT_EQ(prepare(engine_of(Isa::Portable), builder.program).steps.size(), 5u);
+  EXPECT_EQ(prepare_on(engine_of(Isa::Portable), builder.program).steps.size(), 5u);
 }
 
 }  // namespace

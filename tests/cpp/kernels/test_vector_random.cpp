@@ -90,7 +90,7 @@ TEST(VectorRandom, UniformNumbersAreUniform) {
   scalars[0].i = 42;
   scalars[1].i = 0;
   const Operand operands[] = {make_operand(values.data(), {4})};
-  run(builder.program, make_space({kCount}), operands, scalars);
+  run_on(engine_of(current_isa()), builder.program, make_space({kCount}), operands, scalars);
   double sum = 0, squares = 0;
   for (float x : values) {
     ASSERT_GE(x, 0);

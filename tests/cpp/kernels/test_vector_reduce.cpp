@@ -337,7 +337,7 @@ TEST(VectorReduce, LongSumsStayAccurate) {
   builder.store(out, builder.slot(slot));
   builder.phase(Over::Kept);
   const Operand operands[] = {make_operand(x.data(), {4}), make_operand(&result, {0})};
-  run(builder.program, make_space({kLength}, 0), operands, nullptr);
+  run_on(engine_of(current_isa()), builder.program, make_space({kLength}, 0), operands, nullptr);
   EXPECT_NEAR(result / exact, 1, 1.5e-7);
 }
 

@@ -15,6 +15,7 @@
 #include "kernels/common/isa.h"
 #include "kernels/common/parallel.h"
 #include "kernels/vector/interpreter.h"
+#include "kernels/vector/prepare.h"
 
 namespace accel::kernels::vector {
 
@@ -25,6 +26,12 @@ inline std::vector<Isa> testable_isas() {
     if (isa <= current_isa()) isas.push_back(isa);
   }
   return isas;
+}
+
+// run() on the engine of another instruction set than the best.
+inline void run_on(const Engine& engine, const Program& program, const Space& space,
+                   const Operand* operands, const Scalar* scalars) {
+  run(program, prepare_on(engine, program, space, operands), space, operands, scalars);
 }
 
 // Writes programs instruction by instruction; each value gets a register of its own, counted anew
