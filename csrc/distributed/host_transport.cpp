@@ -261,8 +261,8 @@ void HostTransport::named(const Operation& operation, const std::function<void()
     }
     fail(reason);
   }
-  TORCH_CHECK_WITH(DistBackendError, false, "accl: ", describe(operation), ", on rank ",
-                   gloo_->getRank(), ": ", reason);
+  TORCH_CHECK_WITH(DistBackendError, false, "accl: ", describe(operation), ", on rank ", rank_,
+                   ": ", reason);
 }
 
 void HostTransport::run(const Operation& operation) {
@@ -293,7 +293,7 @@ void HostTransport::fail(const std::string& reason) {
 }
 
 void HostTransport::interrupt() {
-  fail(c10::str("rank ", gloo_->getRank(), " has ended in the middle of it"));
+  fail(c10::str("rank ", rank_, " has ended in the middle of it"));
 }
 
 std::string HostTransport::failure() const {

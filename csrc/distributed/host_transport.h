@@ -13,7 +13,9 @@ namespace accel::distributed {
 
 class HostTransport final : public Transport {
  public:
-  explicit HostTransport(c10::intrusive_ptr<c10d::Backend> gloo) : gloo_(std::move(gloo)) {}
+  // rank: ours in the group, which errors name; Gloo may know some of the group's ranks only.
+  HostTransport(c10::intrusive_ptr<c10d::Backend> gloo, int rank)
+      : gloo_(std::move(gloo)), rank_(rank) {}
 
   void run(const Operation& operation) override;
   int run_message(const Operation& operation) override;
@@ -27,6 +29,7 @@ class HostTransport final : public Transport {
   void named(const Operation& operation, const std::function<void()>& body);
 
   const c10::intrusive_ptr<c10d::Backend> gloo_;
+  const int rank_;
   mutable std::mutex mutex_;
   std::string failure_;
 };

@@ -43,8 +43,9 @@ int64_t Operation::largest_piece() const {
 }
 
 std::string describe(const Operation& operation) {
-  std::string text = c10::str(name_of(operation.kind), ", sequence number ", operation.sequence);
-  if (operation.is_message()) {
+  std::string text =
+      c10::str(name_of(operation.called()), ", sequence number ", operation.sequence);
+  if (operation.is_message() && !operation.part_of) {
     text += operation.kind == Kind::Send   ? c10::str(", to rank ", operation.root)
             : operation.root == kAnySource ? std::string(", from any rank")
                                            : c10::str(", from rank ", operation.root);

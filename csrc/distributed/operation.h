@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,7 @@ struct Reduction {
 //   Send, Receive              inputs[0], outputs[0]
 struct Operation {
   Kind kind = Kind::Barrier;
+  std::optional<Kind> part_of;  // what was called, where this is a step of it
   c10::ScalarType dtype = c10::ScalarType::Byte;
   int64_t element_size = 1;
   Reduction reduction;
@@ -66,6 +68,7 @@ struct Operation {
   int64_t bytes(const Piece& piece) const { return piece.elements * element_size; }
   int64_t largest_piece() const;  // in bytes, of inputs and outputs
   bool is_message() const { return kind >= Kind::Send; }
+  Kind called() const { return part_of.value_or(kind); }
 };
 
 // "all_reduce, sequence number 7"

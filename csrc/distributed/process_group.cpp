@@ -11,6 +11,7 @@
 
 #include "csrc/aten/recording.h"
 #include "csrc/distributed/flight_recorder.h"
+#include "csrc/distributed/hierarchical_transport.h"
 #include "csrc/distributed/host_transport.h"
 #include "csrc/distributed/monitored_barrier.h"
 #include "csrc/distributed/shared_transport.h"
@@ -383,21 +384,28 @@ std::shared_ptr<Transport> remember(std::shared_ptr<Transport> transport) {
 std::shared_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store,
                                    const Membership& membership, int rank, int size,
                                    std::chrono::milliseconds timeout) {
-  std::vector<int> here;
-  for (int other = 0; other < size; ++other) {
-    if (membership.members[static_cast<size_t>(other)].host ==
-        membership.members[static_cast<size_t>(rank)].host) {
-      here.push_back(other);
-    }
-  }
-  if (static_cast<int>(here.size()) < size) {
+  const auto hosts = ranks_by_host(membership);
+  size_t here = 0;
+  while (std::find(hosts[here].begin(), hosts[here].end(), rank) == hosts[here].end()) ++here;
+  const auto share = [&] {
+    return std::make_unique<SharedTransport>(
+        std::make_unique<SharedRegion>(*store, membership, hosts[here], rank, timeout));
+  };
+  const auto reach = [&](const char* whom, int number, size_t count) {
     TORCH_CHECK(make_gloo != nullptr, "accl: ranks on several hosts need Gloo");
-    const auto prefix =
-        c10::make_intrusive<c10d::PrefixStore>("accl/gloo/" + membership.token, store);
-    return remember(std::make_shared<HostTransport>(make_gloo(prefix, rank, size, timeout)));
-  }
-  return remember(std::make_shared<SharedTransport>(
-      std::make_unique<SharedRegion>(*store, membership, here, rank, timeout)));
+    const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
+        c10::str("accl/gloo/", whom, "/", membership.token), store);
+    return std::make_unique<HostTransport>(
+        make_gloo(prefix, number, static_cast<int>(count), timeout), rank);
+  };
+  if (hosts.size() == 1) return remember(share());
+  const auto ranks = static_cast<size_t>(size);
+  if (hosts.size() == ranks) return remember(reach("all", rank, ranks));
+  const bool leads = hosts[here][0] == rank;
+  return remember(std::make_unique<HierarchicalTransport>(
+      hosts, rank, share(),
+      leads ? reach("leaders", static_cast<int>(here), hosts.size()) : nullptr,
+      reach("all", rank, ranks)));
 }
 
 }  // namespace

@@ -139,6 +139,17 @@ class Meeting {
 
 }  // namespace
 
+std::vector<std::vector<int>> ranks_by_host(const Membership& membership) {
+  std::vector<std::vector<int>> hosts;
+  std::map<std::string, size_t> known;
+  for (size_t rank = 0; rank < membership.members.size(); ++rank) {
+    const auto [host, is_new] = known.try_emplace(membership.members[rank].host, hosts.size());
+    if (is_new) hosts.emplace_back();
+    hosts[host->second].push_back(static_cast<int>(rank));
+  }
+  return hosts;
+}
+
 std::string host_identity() {
   std::string identity =
       line_of("/proc/sys/kernel/random/boot_id") + "/" + target_of_link("/proc/self/ns/pid");

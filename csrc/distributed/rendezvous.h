@@ -31,6 +31,9 @@ struct Membership {
 // the ranks that are missing.
 Membership meet(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout);
 
+// The ranks of each host, hosts in the order of their first ranks.
+std::vector<std::vector<int>> ranks_by_host(const Membership& membership);
+
 // What identifies this host: of the running kernel, its boot, and the namespace in which process
 // ids mean something. ACCEL_HOST_ID adds to it, so that one machine can play several.
 std::string host_identity();

@@ -25,6 +25,7 @@ struct Agreement {
   double factor = 1;
   int32_t root = 0;
   Kind kind = Kind::Barrier;
+  Kind called = Kind::Barrier;  // kind is a step of it
   int8_t dtype = 0;
   kernels::CombineOp op = kernels::CombineOp::Sum;
   uint8_t scaling = 0;  // average, weighted
@@ -46,17 +47,17 @@ bool has_root(Kind kind) {
 }
 
 std::string describe(const Agreement& agreement) {
-  std::string text = c10::str(name_of(agreement.kind));
-  if (agreement.kind == Kind::Barrier) return text;
+  std::string text = c10::str(name_of(agreement.called));
+  if (agreement.called == Kind::Barrier) return text;
   text += "(";
   if (agreement.elements >= 0) text += c10::str(agreement.elements, " elements of ");
   text += c10::str(static_cast<c10::ScalarType>(agreement.dtype));
-  if (reduces(agreement.kind)) {
+  if (reduces(agreement.called)) {
     text += c10::str(", ", agreement.scaling & 1   ? "AVG"
                            : agreement.scaling & 2 ? "PREMUL_SUM"
                                                    : name_of(agreement.op));
   }
-  if (has_root(agreement.kind)) text += c10::str(", root ", agreement.root);
+  if (has_root(agreement.called)) text += c10::str(", root ", agreement.root);
   return text + ")";
 }
 
@@ -93,6 +94,7 @@ Agreement agreement_of(const Operation& operation, int place, uint64_t history) 
   agreement.factor = operation.reduction.factor;
   agreement.root = has_root(operation.kind) ? operation.root : 0;
   agreement.kind = operation.kind;
+  agreement.called = operation.called();
   agreement.dtype = static_cast<int8_t>(operation.dtype);
   if (reduces(operation.kind)) {
     agreement.op = operation.reduction.op;
@@ -103,8 +105,9 @@ Agreement agreement_of(const Operation& operation, int place, uint64_t history) 
 }
 
 bool agree(const Agreement& a, const Agreement& b) {
-  return a.sequence == b.sequence && a.kind == b.kind && a.dtype == b.dtype && a.op == b.op &&
-         a.scaling == b.scaling && a.root == b.root && a.elements == b.elements;
+  return a.sequence == b.sequence && a.kind == b.kind && a.called == b.called &&
+         a.dtype == b.dtype && a.op == b.op && a.scaling == b.scaling && a.root == b.root &&
+         a.elements == b.elements;
 }
 
 uint64_t after(uint64_t history, const Agreement& a) {

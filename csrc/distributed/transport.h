@@ -1,5 +1,6 @@
-// How the ranks of a group reach each other. One implementation for ranks of one host, through
-// shared memory (shared_transport.h), one for several hosts (host_transport.h).
+// How the ranks of a group reach each other: on one host through shared memory
+// (shared_transport.h), between hosts by Gloo (host_transport.h), and where there are several hosts
+// with several ranks each, both ways (hierarchical_transport.h).
 #pragma once
 
 #include <string>

@@ -3,7 +3,9 @@
 
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -13,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "csrc/distributed/hierarchical_transport.h"
 #include "csrc/distributed/shared_transport.h"
 
 namespace accel::distributed {
@@ -22,23 +25,54 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kPatience{60'000};
 
-std::unique_ptr<SharedTransport> connect(c10d::Store& store, int rank, int size) {
-  const Membership membership = meet(store, rank, size, kPatience);
-  std::vector<int> ranks(static_cast<size_t>(size));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return std::make_unique<SharedTransport>(
-      std::make_unique<SharedRegion>(store, membership, ranks, rank, kPatience));
+// The ranks of each host.
+using Hosts = std::vector<std::vector<int>>;
+
+Hosts one_host(int size) {
+  Hosts hosts(1, std::vector<int>(static_cast<size_t>(size)));
+  std::iota(hosts[0].begin(), hosts[0].end(), 0);
+  return hosts;
+}
+
+int ranks_of(const Hosts& hosts) {
+  size_t ranks = 0;
+  for (const auto& host : hosts) ranks += host.size();
+  return static_cast<int>(ranks);
+}
+
+// Shared memory is between the hosts, too.
+std::unique_ptr<Transport> connect(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                   const Hosts& hosts) {
+  const Membership membership = meet(*store, rank, ranks_of(hosts), kPatience);
+  const auto share = [&](const char* name, const std::vector<int>& ranks) {
+    c10d::PrefixStore prefixed(name, store);
+    return std::make_unique<SharedTransport>(
+        std::make_unique<SharedRegion>(prefixed, membership, ranks, rank, kPatience));
+  };
+  if (hosts.size() == 1) return share("all", hosts[0]);
+  std::vector<int> leaders;
+  size_t own = 0;
+  for (size_t host = 0; host < hosts.size(); ++host) {
+    leaders.push_back(hosts[host][0]);
+    if (std::find(hosts[host].begin(), hosts[host].end(), rank) != hosts[host].end()) own = host;
+  }
+  return std::make_unique<HierarchicalTransport>(
+      hosts, rank, share("host", hosts[own]),
+      hosts[own][0] == rank ? share("leaders", leaders) : nullptr,
+      share("all", one_host(ranks_of(hosts))[0]));
 }
 
 // Runs body(rank, transport) on every rank; what a rank raises is its result.
-std::vector<std::string> run_ranks(int size, std::function<void(int, Transport&)> body) {
+std::vector<std::string> run_ranks(const Hosts& hosts,
+                                   const std::function<void(int, Transport&)>& body) {
+  const int size = ranks_of(hosts);
   auto store = c10::make_intrusive<c10d::HashStore>();
   std::vector<std::string> errors(static_cast<size_t>(size));
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        const auto transport = connect(*store, rank, size);
+        const auto transport = connect(store, rank, hosts);
         body(rank, *transport);
       } catch (const c10::Error& error) {
         errors[static_cast<size_t>(rank)] = error.what_without_backtrace();
@@ -47,6 +81,10 @@ std::vector<std::string> run_ranks(int size, std::function<void(int, Transport&)
   }
   for (std::thread& thread : threads) thread.join();
   return errors;
+}
+
+std::vector<std::string> run_ranks(int size, const std::function<void(int, Transport&)>& body) {
+  return run_ranks(one_host(size), body);
 }
 
 void expect_none(const std::vector<std::string>& errors) {
@@ -104,8 +142,10 @@ TEST(Transport, AllReduceOfManySizes) {
 }
 
 TEST(Transport, EveryCollectiveInRandomOrder) {
-  for (const int size : {2, 3, 4}) {
-    expect_none(run_ranks(size, [size](int rank, Transport& transport) {
+  for (const Hosts& hosts : {one_host(2), one_host(3), one_host(4), Hosts{{0, 1}, {2, 3}},
+                             Hosts{{0, 2}, {1}}, Hosts{{0}, {1, 3, 4}, {2, 5}}}) {
+    const int size = ranks_of(hosts);
+    expect_none(run_ranks(hosts, [size](int rank, Transport& transport) {
       std::mt19937 random(11);  // the same on all ranks
       for (uint64_t sequence = 1; sequence <= 300; ++sequence) {
         const auto kind = static_cast<Kind>(random() % 9);
@@ -262,6 +302,70 @@ TEST(Transport, AFailureReachesTheOthers) {
     transport.run(make(Kind::Barrier, 1));
   });
   EXPECT_NE(errors[0].find("rank 1 had enough"), std::string::npos) << errors[0];
+}
+
+TEST(Transport, SixteenBitsAreRoundedOnceAcrossHosts) {
+  // 256 and three halves: with a host's sum rounded first, the halves would be lost.
+  expect_none(run_ranks(Hosts{{0, 1}, {2, 3}}, [](int rank, Transport& transport) {
+    std::vector<c10::BFloat16> values(1000, rank == 0 ? 256.0f : 0.5f);
+    Operation operation = make(Kind::AllReduce, 1);
+    operation.dtype = c10::ScalarType::BFloat16;
+    operation.element_size = 2;
+    operation.reduction.dtype = kernels::DType::BFloat16;
+    operation.outputs = {{reinterpret_cast<char*>(values.data()), 1000}};
+    transport.run(operation);
+    for (const c10::BFloat16 value : values) ASSERT_EQ(static_cast<float>(value), 258.0f);
+  }));
+}
+
+TEST(Transport, UnevenPiecesAcrossHosts) {
+  const Hosts hosts{{0, 2}, {1, 3, 4}};
+  expect_none(run_ranks(hosts, [](int rank, Transport& transport) {
+    constexpr int kRanks = 5;
+    const auto count = [](int of) { return static_cast<int64_t>(of * 700); };
+    Operation gather = make(Kind::AllGather, 1), scatter = make(Kind::ReduceScatter, 2);
+    Numbers own = numbers_of(rank, count(rank), 1), sum(static_cast<size_t>(count(rank)));
+    std::vector<Numbers> gathered, given;
+    for (int other = 0; other < kRanks; ++other) {
+      gathered.emplace_back(static_cast<size_t>(count(other)));
+      given.push_back(numbers_of(rank, count(other), 2));
+    }
+    gather.inputs = {piece(own)};
+    scatter.outputs = {piece(sum)};
+    for (Numbers& numbers : gathered) gather.outputs.push_back(piece(numbers));
+    for (Numbers& numbers : given) scatter.inputs.push_back(piece(numbers));
+    transport.run(gather);
+    transport.run(scatter);
+    for (int other = 0; other < kRanks; ++other) {
+      EXPECT_EQ(gathered[static_cast<size_t>(other)], numbers_of(other, count(other), 1));
+    }
+    for (int64_t i = 0; i < count(rank); ++i) {
+      int64_t expected = 0;
+      for (int other = 0; other < kRanks; ++other) expected += number(other, i, 2);
+      ASSERT_EQ(sum[static_cast<size_t>(i)], expected);
+    }
+  }));
+}
+
+TEST(Transport, AMissingRankOfAnotherHostEndsTheWaitOfAll) {
+  const auto errors = run_ranks(Hosts{{0, 1}, {2, 3}}, [](int rank, Transport& transport) {
+    transport.run(make(Kind::Barrier, 1));
+    if (rank == 3) return;
+    Numbers numbers(10);
+    Operation operation = make(Kind::AllReduce, 2, 300);
+    operation.outputs = {piece(numbers)};
+    transport.run(operation);
+  });
+  for (int rank = 0; rank < 3; ++rank) {
+    const std::string& error = errors[static_cast<size_t>(rank)];
+    EXPECT_NE(error.find("all_reduce, sequence number 2"), std::string::npos) << error;
+  }
+  EXPECT_NE(errors[2].find("rank 3 is missing"), std::string::npos) << errors[2];
+  // The leader, and through it the other rank of its host, know whose leader has not come.
+  for (const int rank : {0, 1}) {
+    EXPECT_NE(errors[static_cast<size_t>(rank)].find("rank 2"), std::string::npos)
+        << errors[static_cast<size_t>(rank)];
+  }
 }
 
 TEST(Transport, RoundsWrapAround) {

@@ -576,6 +576,6 @@ def run_on_hosts(place, hosts, seeds):
     use_premultiplied_sums(place)
 
 
-@pytest.mark.parametrize("hosts", ["ab", "aab"])
+@pytest.mark.parametrize("hosts", ["ab", "aab", "abab"])
 def test_several_hosts(ranks, hosts):
     ranks(run_on_hosts, hosts, range(4), ranks=len(hosts), join=False)

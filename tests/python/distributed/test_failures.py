@@ -111,6 +111,22 @@ def test_a_killed_rank_is_named(tmp_path, turn):
             assert "all_reduce, sequence number" in error or "has failed" in error, error
 
 
+@pytest.mark.parametrize("victim", [2, 3], ids=["leader", "other"])
+def test_a_killed_rank_ends_the_wait_of_another_host(tmp_path, victim):
+    program = 'os.environ["ACCEL_HOST_ID"] = "aabb"[rank]\n' + REDUCE_FOR_EVER
+    with Processes(tmp_path, program, ranks=4) as ranks:
+        for rank in range(4):
+            ranks.await_line(rank, "ready")
+        ranks.processes[victim].kill()
+        for rank in {0, 1, 2, 3} - {victim}:
+            status, _, error = ranks.end(rank, timeout=30)  # the group's own is longer
+            assert status == 1, error
+            assert "DistBackendError" in error, error
+            assert "all_reduce, sequence number" in error or "has failed" in error, error
+            if rank >= 2:
+                assert f"rank {victim} has died" in error, error
+
+
 def test_a_stopped_rank_is_named_after_the_timeout(tmp_path):
     program = REDUCE_FOR_EVER.replace("timeout=60", "timeout=3")
     with Processes(tmp_path, program) as ranks:
