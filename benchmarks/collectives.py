@@ -2,9 +2,11 @@
 of this host, one thread each.
 
     python benchmarks/collectives.py [--ranks 2] [--rounds 10]
+    python benchmarks/collectives.py --ranks 4 --hosts 2    # this machine plays two hosts
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -27,8 +29,9 @@ def seconds(operation, turns: int) -> float:
     return (time.perf_counter() - start) / turns
 
 
-def run(rank: int, ranks: int, store: str, rounds: int) -> None:
+def run(rank: int, ranks: int, hosts: int, store: str, rounds: int) -> None:
     torch.set_num_threads(1)
+    os.environ["ACCEL_HOST_ID"] = str(rank * hosts // ranks)
     dist.init_process_group(
         "cpu:gloo,accel:accl", store=dist.FileStore(store, ranks), rank=rank, world_size=ranks
     )
@@ -66,13 +69,13 @@ def run(rank: int, ranks: int, store: str, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        multiprocessing.spawn(
-            run, (options.ranks, store, options.rounds), nprocs=options.ranks, join=True
-        )
+        arguments = (options.ranks, options.hosts, store, options.rounds)
+        multiprocessing.spawn(run, arguments, nprocs=options.ranks, join=True)
 
 
 if __name__ == "__main__":

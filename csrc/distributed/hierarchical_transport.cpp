@@ -14,6 +14,7 @@ namespace {
 // A leader learns that another host is late when its own timeout ends. Those that wait for the
 // leader wait a little longer, so that they hear it from there.
 constexpr int64_t kLongestGrace = 2000;  // ms
+constexpr int64_t kPieceBytes = 4 << 20;
 
 // A step of a collective, without its pieces.
 Operation step_of(const Operation& operation, Kind kind, int root = 0) {
@@ -56,18 +57,18 @@ void convert(const void* from, kernels::DType from_dtype, void* to, kernels::DTy
 // The sum, or whatever the reduction is, on its way through the hosts.
 class Partial {
  public:
-  Partial(const Operation& operation, int64_t elements)
+  Partial(const Operation& operation, int64_t elements, Buffer& buffer)
       : operation_(operation),
         dtype_(operation.reduction.dtype),
         is_wide_(dtype_ == kernels::DType::BFloat16 || dtype_ == kernels::DType::Float16),
         element_size_(is_wide_ ? 4 : operation.element_size),
         elements_(elements),
-        data_(static_cast<size_t>(elements * element_size_)) {}
+        data_(buffer.take(static_cast<size_t>(elements * element_size_))) {}
 
   Piece piece() { return piece(0, elements_); }
   Piece piece(int64_t begin, int64_t elements) {
     if (elements == 0) return {};
-    return {data_.data() + begin * element_size_, elements};
+    return {data_ + begin * element_size_, elements};
   }
 
   void read(const Piece& from, int64_t begin = 0) {
@@ -112,7 +113,7 @@ class Partial {
   const kernels::DType dtype_;
   const bool is_wide_;
   const int64_t element_size_, elements_;
-  std::vector<char> data_;
+  char* const data_;
 };
 
 int count(const std::vector<std::vector<int>>& hosts) {
@@ -145,27 +146,32 @@ auto HierarchicalTransport::location_of(int rank) const -> Location {
 
 void HierarchicalTransport::run(const Operation& operation) {
   try {
-    switch (operation.kind) {
-      case Kind::AllReduce:
-        return all_reduce(operation);
-      case Kind::Reduce:
-        return reduce(operation);
-      case Kind::ReduceScatter:
-        return reduce_scatter(operation);
-      case Kind::Broadcast:
-        return broadcast(operation);
-      case Kind::AllGather:
-        return all_gather(operation);
-      case Kind::Barrier:
-        return barrier(operation);
-      default:
-        return direct_->run(operation);
-    }
+    take_steps(operation);
+    for (Buffer* buffer : {&partial_, &results_, &received_}) buffer->settle();
   } catch (const c10::Error& error) {
     // Those that wait for us learn why we do not come.
     const std::string reason = failure();
     fail(reason.empty() ? error.what_without_backtrace() : reason);
     throw;
+  }
+}
+
+void HierarchicalTransport::take_steps(const Operation& operation) {
+  switch (operation.kind) {
+    case Kind::AllReduce:
+      return all_reduce(operation);
+    case Kind::Reduce:
+      return reduce(operation);
+    case Kind::ReduceScatter:
+      return reduce_scatter(operation);
+    case Kind::Broadcast:
+      return broadcast(operation);
+    case Kind::AllGather:
+      return all_gather(operation);
+    case Kind::Barrier:
+      return barrier(operation);
+    default:
+      return direct_->run(operation);
   }
 }
 
@@ -202,8 +208,19 @@ std::string HierarchicalTransport::failure() const {
 // ---- reductions: to the leader, between leaders, and from the leader ----
 
 void HierarchicalTransport::all_reduce(const Operation& operation) {
+  // In pieces that stay in the cache on their way; of nothing, one.
   const Piece& all = operation.outputs[0];
-  Partial partial(operation, all.elements);
+  const int64_t elements = kPieceBytes / operation.element_size;
+  int64_t begin = 0;
+  do {
+    const int64_t left = std::min(elements, all.elements - begin);
+    all_reduce(operation, {all.data + begin * operation.element_size, left});
+    begin += elements;
+  } while (begin < all.elements);
+}
+
+void HierarchicalTransport::all_reduce(const Operation& operation, const Piece& all) {
+  Partial partial(operation, all.elements, partial_);
   partial.read(all);
   Operation step = partial.step(Kind::Reduce, true);
   step.inputs = step.outputs = {partial.piece()};
@@ -222,7 +239,7 @@ void HierarchicalTransport::all_reduce(const Operation& operation) {
 void HierarchicalTransport::reduce(const Operation& operation) {
   const Piece& own = operation.inputs[0];
   const Location root = location_of(operation.root);
-  Partial partial(operation, own.elements);
+  Partial partial(operation, own.elements, partial_);
   partial.read(own);
   Operation step = partial.step(Kind::Reduce, true);
   step.inputs = step.outputs = {partial.piece()};
@@ -235,8 +252,7 @@ void HierarchicalTransport::reduce(const Operation& operation) {
   if (self_.host != root.host) return;
   if (leads() && root.place == 0) return partial.write(operation.outputs[0], 0, ranks_);
   if (leads()) {
-    std::vector<char> result(static_cast<size_t>(operation.bytes(own)));
-    const Piece whole{result.data(), own.elements};
+    const Piece whole{results_.take(static_cast<size_t>(operation.bytes(own))), own.elements};
     partial.write(whole, 0, ranks_);
     step = last_step_of(operation, Kind::Send);
     step.root = root.place;
@@ -256,7 +272,7 @@ void HierarchicalTransport::reduce_scatter(const Operation& operation) {
   };
   int64_t total = 0;
   for (const Piece& piece : operation.inputs) total += piece.elements;
-  Partial partial(operation, total);
+  Partial partial(operation, total, partial_);
   std::vector<Piece> by_host;
   int64_t begin = 0, own_begin = 0;
   for (size_t host = 0; host < hosts_.size(); ++host) {
@@ -281,18 +297,19 @@ void HierarchicalTransport::reduce_scatter(const Operation& operation) {
   int64_t longest = 0;
   for (const int rank : own_host()) longest = std::max(longest, elements_of(rank));
   const auto bytes = static_cast<size_t>(longest * operation.element_size);
-  std::vector<char> results(leads() ? bytes * own_host().size() : 0), received(bytes);
+  char* const results = results_.take(leads() ? bytes * own_host().size() : 0);
+  char* const received = received_.take(bytes);
   step = last_step_of(operation, Kind::Scatter);
-  step.outputs = {{received.data(), longest}};
+  step.outputs = {{received, longest}};
   for (size_t place = 0; leads() && place < own_host().size(); ++place) {
     const int64_t elements = elements_of(own_host()[place]);
-    partial.write({results.data() + place * bytes, elements}, own_begin, ranks_);
+    partial.write({results + place * bytes, elements}, own_begin, ranks_);
     own_begin += elements;
-    step.inputs.push_back({results.data() + place * bytes, longest});
+    step.inputs.push_back({results + place * bytes, longest});
   }
   within_->run(step);
   const Piece& out = operation.outputs[0];
-  std::memcpy(out.data, received.data(), static_cast<size_t>(operation.bytes(out)));
+  std::memcpy(out.data, received, static_cast<size_t>(operation.bytes(out)));
 }
 
 // ---- movement ----
@@ -328,12 +345,12 @@ void HierarchicalTransport::all_gather(const Operation& operation) {
   std::vector<Piece> by_host(hosts_.size());
   int64_t total = 0, own_begin = 0;
   for (const Piece& piece : operation.outputs) total += piece.elements;
-  std::vector<char> everything(static_cast<size_t>(total * operation.element_size));
+  char* const everything = received_.take(static_cast<size_t>(total * operation.element_size));
   const auto place_host = [&](size_t host, int64_t begin) {
     int64_t elements = 0;
     for (const int rank : hosts_[host]) elements += output_of(rank).elements;
     if (elements > 0) {
-      by_host[host] = {everything.data() + begin * operation.element_size, elements};
+      by_host[host] = {everything + begin * operation.element_size, elements};
     }
     return begin + elements;
   };
@@ -360,7 +377,7 @@ void HierarchicalTransport::all_gather(const Operation& operation) {
     between_->run(step);
   }
   step = last_step_of(operation, Kind::Broadcast);
-  step.outputs = {own_begin > 0 ? Piece{everything.data(), own_begin} : Piece{}};
+  step.outputs = {own_begin > 0 ? Piece{everything, own_begin} : Piece{}};
   within_->run(step);
   for (size_t host = 0; host < hosts_.size(); ++host) {
     if (static_cast<int>(host) == self_.host) continue;

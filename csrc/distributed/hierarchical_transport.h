@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "csrc/distributed/buffer.h"
 #include "csrc/distributed/transport.h"
 
 namespace accel::distributed {
@@ -39,7 +40,9 @@ class HierarchicalTransport final : public Transport {
   Location location_of(int rank) const;
   const std::vector<int>& own_host() const { return hosts_[static_cast<size_t>(self_.host)]; }
 
+  void take_steps(const Operation& operation);
   void all_reduce(const Operation& operation);
+  void all_reduce(const Operation& operation, const Piece& piece);
   void reduce(const Operation& operation);
   void reduce_scatter(const Operation& operation);
   void broadcast(const Operation& operation);
@@ -50,6 +53,7 @@ class HierarchicalTransport final : public Transport {
   const Location self_;
   const int ranks_;
   const std::unique_ptr<Transport> within_, between_, direct_;
+  Buffer partial_, results_, received_;
 };
 
 }  // namespace accel::distributed

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
@@ -13,8 +14,11 @@ namespace {
 
 // Up to so many bytes every rank gets everything and adds it up itself: one step instead of two.
 constexpr int64_t kOneStep = 16 << 10;
+// More goes in pieces of so many bytes, which stay in the cache on their way.
+constexpr int64_t kPieceBytes = 2 << 20;
 
-using Bytes = std::vector<char>;
+using Bytes = std::span<char>;
+using Sizes = std::vector<int64_t>;
 
 // Gloo sees bytes. Nothing stands for memory that does not exist, so that a Tensor always has some.
 at::Tensor tensor_of(char* data, int64_t bytes) {
@@ -24,9 +28,10 @@ at::Tensor tensor_of(char* data, int64_t bytes) {
 
 class Collective {
  public:
-  Collective(c10d::Backend& gloo, const Operation& operation)
+  Collective(c10d::Backend& gloo, const Operation& operation, HostBuffers& buffers)
       : gloo_(gloo),
         operation_(operation),
+        buffers_(buffers),
         size_(gloo.getSize()),
         self_(gloo.getRank()),
         timeout_(operation.timeout_ms) {}
@@ -35,7 +40,7 @@ class Collective {
     read_factors();
     switch (operation_.kind) {
       case Kind::AllReduce:
-        return all_reduce();
+        return all_reduce(operation_.outputs[0]);
       case Kind::Reduce:
         return reduce();
       case Kind::ReduceScatter:
@@ -71,26 +76,35 @@ class Collective {
 
   // ---- bytes ----
 
+  static Bytes take(Buffer& buffer, int64_t bytes) {
+    const auto size = static_cast<size_t>(bytes);
+    return {buffer.take(size), size};
+  }
+
   // What is in the buffer at our rank goes to all; it has room for all.
-  void all_gather_bytes(Bytes& all) {
+  void all_gather_bytes(Bytes all) {
+    if (!all.empty()) wait(start_all_gather(all));
+  }
+  c10::intrusive_ptr<c10d::Work> start_all_gather(Bytes all) {
     const auto part = static_cast<int64_t>(all.size()) / size_;
-    if (part == 0) return;
-    Bytes own(all.begin() + self_ * part, all.begin() + (self_ + 1) * part);
-    std::vector<at::Tensor> inputs{distributed::tensor_of(own.data(), part)};
+    std::vector<at::Tensor> inputs{distributed::tensor_of(all.data() + self_ * part, part)};
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int rank = 0; rank < size_; ++rank) {
       outputs[0].push_back(distributed::tensor_of(all.data() + rank * part, part));
     }
-    wait(gloo_.allgather(outputs, inputs, options<c10d::AllgatherOptions>()));
+    return gloo_.allgather(outputs, inputs, options<c10d::AllgatherOptions>());
   }
 
-  void exchange_bytes(Bytes& received, std::vector<int64_t>& received_sizes, Bytes& sent,
-                      std::vector<int64_t>& sent_sizes) {
+  void exchange_bytes(Bytes received, Sizes& received_sizes, Bytes sent, Sizes& sent_sizes) {
+    wait(start_exchange(received, received_sizes, sent, sent_sizes));
+  }
+  c10::intrusive_ptr<c10d::Work> start_exchange(Bytes received, Sizes& received_sizes, Bytes sent,
+                                                Sizes& sent_sizes) {
     at::Tensor output =
         distributed::tensor_of(received.data(), static_cast<int64_t>(received.size()));
     at::Tensor input = distributed::tensor_of(sent.data(), static_cast<int64_t>(sent.size()));
-    wait(gloo_.alltoall_base(output, input, received_sizes, sent_sizes,
-                             options<c10d::AllToAllOptions>()));
+    return gloo_.alltoall_base(output, input, received_sizes, sent_sizes,
+                               options<c10d::AllToAllOptions>());
   }
 
   void broadcast(const Piece& piece, int root) {
@@ -105,11 +119,9 @@ class Collective {
 
   void read_factors() {
     if (!operation_.reduction.weighted) return;
-    Bytes all(static_cast<size_t>(size_) * sizeof(double));
     factors_.resize(static_cast<size_t>(size_));
-    std::memcpy(all.data() + self_ * sizeof(double), &operation_.reduction.factor, sizeof(double));
-    all_gather_bytes(all);
-    std::memcpy(factors_.data(), all.data(), all.size());
+    factors_[static_cast<size_t>(self_)] = operation_.reduction.factor;
+    all_gather_bytes({reinterpret_cast<char*>(factors_.data()), factors_.size() * sizeof(double)});
   }
 
   // One array of each rank, `distance` bytes apart.
@@ -124,38 +136,45 @@ class Collective {
     kernels::combine(combination, out, arrays.data(), size_, elements);
   }
 
-  void all_reduce() {
-    const Piece& all = operation_.outputs[0];
-    if (bytes(all) <= kOneStep) {
-      Bytes gathered(static_cast<size_t>(size_ * bytes(all)));
+  void all_reduce(const Piece& all) {
+    if (bytes(all) <= kOneStep || all.elements < size_) {
+      const Bytes gathered = take(buffers_.gathered, size_ * bytes(all));
       std::memcpy(gathered.data() + self_ * bytes(all), all.data, static_cast<size_t>(bytes(all)));
       all_gather_bytes(gathered);
       return combine(all.data, gathered.data(), bytes(all), all.elements);
     }
-    // Every rank adds up a part of its own, and tells the others.
-    const int64_t part = (all.elements + size_ - 1) / size_;
-    const auto elements_of = [&](int rank) {
-      return std::clamp<int64_t>(all.elements - rank * part, 0, part);
+    // Of a piece every rank adds up a part of its own, and tells the others. While it does, the
+    // next piece's parts are on their way.
+    const int64_t part = std::min(kPieceBytes / element() / size_, all.elements / size_);
+    const int64_t pieces = all.elements / (part * size_), part_bytes = part * element();
+    const auto at = [&](int64_t piece) { return all.data + piece * size_ * part_bytes; };
+    const Bytes received = take(buffers_.received, 2 * size_ * part_bytes);
+    const auto received_of = [&](int64_t piece) {
+      return received.subspan(static_cast<size_t>(piece % 2 * size_ * part_bytes),
+                              static_cast<size_t>(size_ * part_bytes));
     };
-    Bytes sent(all.data, all.data + bytes(all));
-    Bytes received(static_cast<size_t>(size_ * elements_of(self_) * element()));
-    std::vector<int64_t> sent_sizes, received_sizes;
-    for (int rank = 0; rank < size_; ++rank) {
-      sent_sizes.push_back(elements_of(rank) * element());
-      received_sizes.push_back(elements_of(self_) * element());
+    Sizes sizes(static_cast<size_t>(size_), part_bytes);
+    const auto exchange = [&](int64_t piece) {
+      return start_exchange(received_of(piece), sizes,
+                            {at(piece), static_cast<size_t>(size_ * part_bytes)}, sizes);
+    };
+    c10::intrusive_ptr<c10d::Work> exchanged = exchange(0), told;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      wait(exchanged);
+      if (piece + 1 < pieces) exchanged = exchange(piece + 1);
+      combine(at(piece) + self_ * part_bytes, received_of(piece).data(), part_bytes, part);
+      if (told) wait(told);
+      told = start_all_gather({at(piece), static_cast<size_t>(size_ * part_bytes)});
     }
-    exchange_bytes(received, received_sizes, sent, sent_sizes);
-    Bytes results(static_cast<size_t>(size_ * part * element()));
-    combine(results.data() + self_ * part * element(), received.data(),
-            elements_of(self_) * element(), elements_of(self_));
-    all_gather_bytes(results);
-    std::memcpy(all.data, results.data(), static_cast<size_t>(bytes(all)));
+    wait(told);
+    const int64_t done = pieces * part * size_;
+    if (done < all.elements) all_reduce({at(pieces), all.elements - done});
   }
 
   void reduce() {
     const Piece& own = operation_.inputs[0];
     const bool is_root = self_ == operation_.root;
-    Bytes gathered(static_cast<size_t>(is_root ? size_ * bytes(own) : 0));
+    const Bytes gathered = take(buffers_.gathered, is_root ? size_ * bytes(own) : 0);
     std::vector<Piece> pieces;
     for (int rank = 0; is_root && rank < size_; ++rank) {
       pieces.push_back({gathered.data() + rank * bytes(own), own.elements});
@@ -166,21 +185,22 @@ class Collective {
 
   void reduce_scatter() {
     const Piece& out = operation_.outputs[0];
-    Bytes received(static_cast<size_t>(size_ * bytes(out)));
-    std::vector<int64_t> received_sizes(static_cast<size_t>(size_), bytes(out));
-    std::vector<int64_t> sent_sizes;
-    Bytes sent = packed(operation_.inputs, sent_sizes);
+    const Bytes received = take(buffers_.received, size_ * bytes(out));
+    Sizes received_sizes(static_cast<size_t>(size_), bytes(out)), sent_sizes;
+    const Bytes sent = packed(operation_.inputs, sent_sizes);
     exchange_bytes(received, received_sizes, sent, sent_sizes);
     combine(out.data, received.data(), bytes(out), out.elements);
   }
 
   // ---- movement ----
 
-  Bytes packed(const std::vector<Piece>& pieces, std::vector<int64_t>& sizes) const {
-    Bytes all;
+  Bytes packed(const std::vector<Piece>& pieces, Sizes& sizes) {
+    for (const Piece& piece : pieces) sizes.push_back(bytes(piece));
+    const Bytes all = take(buffers_.sent, std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
+    char* to = all.data();
     for (const Piece& piece : pieces) {
-      sizes.push_back(bytes(piece));
-      if (piece.elements > 0) all.insert(all.end(), piece.data, piece.data + bytes(piece));
+      if (piece.elements > 0) std::memcpy(to, piece.data, static_cast<size_t>(bytes(piece)));
+      to += bytes(piece);
     }
     return all;
   }
@@ -225,11 +245,12 @@ class Collective {
   }
 
   void all_to_all() {
-    std::vector<int64_t> sent_sizes, received_sizes;
-    Bytes sent = packed(operation_.inputs, sent_sizes);
+    Sizes sent_sizes, received_sizes;
+    const Bytes sent = packed(operation_.inputs, sent_sizes);
     for (const Piece& piece : operation_.outputs) received_sizes.push_back(bytes(piece));
-    Bytes received(static_cast<size_t>(
-        std::accumulate(received_sizes.begin(), received_sizes.end(), int64_t{0})));
+    const Bytes received =
+        take(buffers_.received,
+             std::accumulate(received_sizes.begin(), received_sizes.end(), int64_t{0}));
     exchange_bytes(received, received_sizes, sent, sent_sizes);
     const char* from = received.data();
     for (const Piece& piece : operation_.outputs) {
@@ -242,6 +263,7 @@ class Collective {
 
   c10d::Backend& gloo_;
   const Operation& operation_;
+  HostBuffers& buffers_;
   const int size_, self_;
   const std::chrono::milliseconds timeout_;
   std::vector<double> factors_;
@@ -266,7 +288,8 @@ void HostTransport::named(const Operation& operation, const std::function<void()
 }
 
 void HostTransport::run(const Operation& operation) {
-  named(operation, [&] { Collective(*gloo_, operation).run(); });
+  named(operation, [&] { Collective(*gloo_, operation, buffers_).run(); });
+  for (Buffer* buffer : {&buffers_.sent, &buffers_.received, &buffers_.gathered}) buffer->settle();
 }
 
 int HostTransport::run_message(const Operation& operation) {

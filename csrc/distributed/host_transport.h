@@ -7,9 +7,14 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "csrc/distributed/buffer.h"
 #include "csrc/distributed/transport.h"
 
 namespace accel::distributed {
+
+struct HostBuffers {
+  Buffer sent, received, gathered;
+};
 
 class HostTransport final : public Transport {
  public:
@@ -30,6 +35,7 @@ class HostTransport final : public Transport {
 
   const c10::intrusive_ptr<c10d::Backend> gloo_;
   const int rank_;
+  HostBuffers buffers_;
   mutable std::mutex mutex_;
   std::string failure_;
 };
