@@ -8,7 +8,7 @@ inductor, interleaved.
 Machines are noisy, so the candidates take turns, a few steps each, in processes of their own that
 wait (stopped, not spinning) while another runs; compare ratios, never times of different runs.
 Prints a table in Markdown: minimum and median of a step, the first step with whatever is compiled
-in it, each process' peak of resident memory, and of a step's device memory the peaks of what the
+in it (inductor's cache is empty), each process' peak of resident memory, and of a step's device memory the peaks of what the
 program holds (allocated) and of what queued work holds beside (active).
 """
 
@@ -21,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,12 +212,14 @@ class Candidate:
 
     def __init__(self, workload: str, name: str, amp: bool):
         self.name = name
+        self._cache = tempfile.TemporaryDirectory()
         command = [sys.executable, __file__, workload, "--serve", name]
         self._process = subprocess.Popen(
             command + (["--amp"] if amp else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": self._cache.name},
         )
         self.first = self._answer()["first"]
         self.times: list[float] = []
@@ -249,6 +252,7 @@ class Candidate:
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
+        self._cache.cleanup()
 
 
 # ---- the comparison ----
