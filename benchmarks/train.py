@@ -8,8 +8,8 @@ inductor, interleaved.
 Machines are noisy, so the candidates take turns, a few steps each, in processes of their own that
 wait (stopped, not spinning) while another runs; compare ratios, never times of different runs.
 Prints a table in Markdown: minimum and median of a step, the first step with whatever is compiled
-in it (inductor's cache is empty), each process' peak of resident memory, and of a step's device memory the peaks of what the
-program holds (allocated) and of what queued work holds beside (active).
+in it (inductor's cache is empty), each process' peak of resident memory, and of a step's device
+memory the peaks of what the program holds (allocated) and what queued work holds beside (active).
 """
 
 import argparse

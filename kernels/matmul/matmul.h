@@ -28,7 +28,7 @@ struct Epilogue {
     int64_t batch_stride = 0, row_stride = 0, column_stride = 0;  // bytes
   };
   const vector::Program* program = nullptr;
-  const vector::Prepared* prepared = nullptr;
+  const vector::Prepared* prepared = nullptr;  // what vector::prepare() made of it
   const Operand* operands = nullptr;
   const vector::Scalar* scalars = nullptr;
 };
