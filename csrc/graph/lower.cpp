@@ -665,7 +665,9 @@ void Lowering::row() {
     }
     case Opcode::LogSoftmaxBackward: {
       const Value grad = in(0, kElements), y = in(1, kElements);
-      return out(0, sub(grad, mul(op(Op::Exp, y), sum(grad))), kElements);
+      // Behind a cross entropy, one pass over the row instead of two.
+      const auto one = builder_.sum_of_one_hot(grad, reduced_elements());
+      return out(0, sub(grad, mul(op(Op::Exp, y), one ? *one : sum(grad))), kElements);
     }
     case Opcode::LayerNorm:
       return layer_norm();
@@ -690,12 +692,13 @@ void Lowering::row() {
       Value grad = in(0, Domain::Kept);
       if (node_.attributes.at(3)) grad = div(grad, in(3, Domain::Kept));
       if (has(2)) grad = mul(grad, in(2, kElements));
-      const Value target = raw(1, Domain::Kept);
+      Value target = raw(1, Domain::Kept);
       const Value ignored =
           builder_.apply(Op::Eq, Lane::I64, target, builder_.scalar(node_.first_scalar, Lane::I64));
+      const Value no_column = builder_.constant(-1, Lane::I64);
+      target = builder_.apply(Op::Select, Lane::I64, ignored, no_column, target);
       const Value here = builder_.apply(Op::Eq, Lane::I64, builder_.column_index(), target);
-      const Value counts = logic(Op::BitAnd, here, logic(Op::BitNot, ignored));
-      return out(0, select(counts, op(Op::Neg, grad), k(0)), kElements);
+      return out(0, select(here, op(Op::Neg, grad), k(0)), kElements);
     }
     default:
       return;

@@ -183,6 +183,26 @@ Value ProgramBuilder::reduce(Op op, Lane lane, Value value) {
   return add(entry);
 }
 
+std::optional<Value> ProgramBuilder::sum_of_one_hot(Value value, double columns) {
+  const Entry choice = values_[value];
+  if (choice.instruction.op == Op::Round) {
+    const auto sum = sum_of_one_hot(choice.a, columns);
+    return sum ? std::optional(round(*sum, choice.instruction.dtype)) : std::nullopt;
+  }
+  if (choice.instruction.op != Op::Select || !values_[choice.b].kept) return std::nullopt;
+  const Entry place = values_[choice.a], other = values_[choice.c];
+  const bool one_column = place.instruction.op == Op::Eq && place.instruction.lane == Lane::I64 &&
+                          values_[place.a].instruction.op == Op::ColumnIndex &&
+                          values_[place.b].kept;
+  if (!one_column || other.instruction.op != Op::Scalar) return std::nullopt;
+  const runtime::ScalarSource& rest = scalars_[other.instruction.index];
+  if (rest.index >= 0 || rest.constant.d != 0) return std::nullopt;
+  const Value inside =
+      apply(Op::BitAnd, Lane::Bool, apply(Op::Ge, Lane::I64, place.b, constant(0, Lane::I64)),
+            apply(Op::Lt, Lane::I64, place.b, constant(columns, Lane::I64)));
+  return apply(Op::Select, choice.instruction.lane, inside, choice.b, choice.c);
+}
+
 Value ProgramBuilder::input(const View& view, Domain domain) {
   for (size_t i = outputs_.size(); i-- > 0;) {
     if (same_elements(outputs_[i].view, view)) return outputs_[i].value;

@@ -41,6 +41,9 @@ class ProgramBuilder {
   Value cast(Value value, DType dtype);
   // Over the reduced dimensions; the result is defined over the kept ones.
   Value reduce(vec::Op op, vec::Lane lane, Value value);
+  // The sum along rows of so many columns, where `value` is plainly zero in all of a row's columns
+  // but one at most; none where that cannot be told.
+  std::optional<Value> sum_of_one_hot(Value value, double columns);
 
   vec::Lane lane(Value value) const { return values_[value].result; }
   bool kept(Value value) const { return values_[value].kept; }

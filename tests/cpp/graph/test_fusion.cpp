@@ -1,6 +1,8 @@
 // Which Nodes become one Launch, and which must not.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/cpp/graph/graph_fixture.h"
 
 namespace accel::graph::testing {
@@ -52,6 +54,30 @@ TEST(Fusion, DeadResultsAreNeverComputed) {
   Program::drop(program.unary(Opcode::Exp, x));
   program.unary(Opcode::Neg, x);
   EXPECT_EQ(names(program.plan()), Names{"Neg"});
+}
+
+// The row that a cross entropy hands back has one element: its sum needs no pass of its own.
+TEST(Fusion, TheSumOfWhatACrossEntropyHandsBackIsNotAddedUp) {
+  for (const bool hands_back : {true, false}) {
+    Program program;
+    const Tensor grad = program.tensor({8, 32}), y = program.tensor({8, 32});
+    if (hands_back) {
+      Scalar ignored;
+      ignored.i = -100;
+      program.add(Opcode::NllLossBackward, {grad},
+                  {program.tensor({8}), program.tensor({8}, DType::Int64), Tensor{}}, {6, 1, 0, 0},
+                  {ignored});
+      Program::drop(grad);
+    }
+    program.add(Opcode::LogSoftmaxBackward, {program.tensor({8, 32})}, {grad, y}, {6, 1});
+    const Plan plan = program.plan();
+    ASSERT_EQ(plan.launches.size(), 1u);
+    const auto& code = std::get<runtime::VectorLaunch>(plan.launches[0].kernel).program.code;
+    const bool reduces = std::any_of(code.begin(), code.end(), [](const auto& instruction) {
+      return instruction.op == kernels::vector::Op::ReduceSum;
+    });
+    EXPECT_EQ(reduces, !hands_back);
+  }
 }
 
 // An optimizer reads its state too, which the Node names among its outputs alone.
