@@ -116,6 +116,13 @@ class Partial {
   char* const data_;
 };
 
+// What the ranks of a host have, on its leader.
+void add_up(Transport& within, Partial& partial) {
+  Operation step = partial.step(Kind::Reduce, true);
+  step.inputs = step.outputs = {partial.piece()};
+  within.run(step);
+}
+
 int count(const std::vector<std::vector<int>>& hosts) {
   size_t ranks = 0;
   for (const auto& host : hosts) ranks += host.size();
@@ -222,16 +229,14 @@ void HierarchicalTransport::all_reduce(const Operation& operation) {
 void HierarchicalTransport::all_reduce(const Operation& operation, const Piece& all) {
   Partial partial(operation, all.elements, partial_);
   partial.read(all);
-  Operation step = partial.step(Kind::Reduce, true);
-  step.inputs = step.outputs = {partial.piece()};
-  within_->run(step);
+  add_up(*within_, partial);
   if (leads()) {
-    step = partial.step(Kind::AllReduce, false);
+    Operation step = partial.step(Kind::AllReduce, false);
     step.outputs = {partial.piece()};
     between_->run(step);
     partial.write(all, 0, ranks_);
   }
-  step = last_step_of(operation, Kind::Broadcast);
+  Operation step = last_step_of(operation, Kind::Broadcast);
   step.outputs = {all};
   within_->run(step);
 }
@@ -241,11 +246,9 @@ void HierarchicalTransport::reduce(const Operation& operation) {
   const Location root = location_of(operation.root);
   Partial partial(operation, own.elements, partial_);
   partial.read(own);
-  Operation step = partial.step(Kind::Reduce, true);
-  step.inputs = step.outputs = {partial.piece()};
-  within_->run(step);
+  add_up(*within_, partial);
   if (leads()) {
-    step = partial.step(Kind::Reduce, false, root.host);
+    Operation step = partial.step(Kind::Reduce, false, root.host);
     step.inputs = step.outputs = {partial.piece()};
     between_->run(step);
   }
@@ -254,12 +257,12 @@ void HierarchicalTransport::reduce(const Operation& operation) {
   if (leads()) {
     const Piece whole{results_.take(static_cast<size_t>(operation.bytes(own))), own.elements};
     partial.write(whole, 0, ranks_);
-    step = last_step_of(operation, Kind::Send);
+    Operation step = last_step_of(operation, Kind::Send);
     step.root = root.place;
     step.inputs = {whole};
     within_->run_message(step);
   } else if (self_.place == root.place) {
-    step = last_step_of(operation, Kind::Receive);
+    Operation step = last_step_of(operation, Kind::Receive);
     step.outputs = {operation.outputs[0]};
     within_->run_message(step);
   }
@@ -284,11 +287,9 @@ void HierarchicalTransport::reduce_scatter(const Operation& operation) {
     by_host.push_back(partial.piece(first, begin - first));
     if (static_cast<int>(host) == self_.host) own_begin = first;
   }
-  Operation step = partial.step(Kind::Reduce, true);
-  step.inputs = step.outputs = {partial.piece()};
-  within_->run(step);
+  add_up(*within_, partial);
   if (leads()) {
-    step = partial.step(Kind::ReduceScatter, false);
+    Operation step = partial.step(Kind::ReduceScatter, false);
     step.inputs = by_host;
     step.outputs = {by_host[static_cast<size_t>(self_.host)]};
     between_->run(step);
@@ -299,7 +300,7 @@ void HierarchicalTransport::reduce_scatter(const Operation& operation) {
   const auto bytes = static_cast<size_t>(longest * operation.element_size);
   char* const results = results_.take(leads() ? bytes * own_host().size() : 0);
   char* const received = received_.take(bytes);
-  step = last_step_of(operation, Kind::Scatter);
+  Operation step = last_step_of(operation, Kind::Scatter);
   step.outputs = {{received, longest}};
   for (size_t place = 0; leads() && place < own_host().size(); ++place) {
     const int64_t elements = elements_of(own_host()[place]);

@@ -229,9 +229,8 @@ void Lowering::pointwise() {
     }
     case Opcode::GeluTanh: {
       const Value x = in(0);
-      const Value cube = mul(mul(x, x), x);
-      const Value inner = mul(k(kGeluBeta), add(x, mul(k(kGeluKappa), cube)));
-      return out(mul(mul(k(0.5), x), add(k(1), op(Op::Tanh, inner))));
+      const Value slope = op(Op::MulAdd, mul(x, x), k(kGeluBeta * kGeluKappa), k(kGeluBeta));
+      return out(mul(mul(k(0.5), x), add(k(1), op(Op::Tanh, mul(x, slope)))));
     }
     case Opcode::GeluBackward: {
       const Value grad = in(0), x = in(1);
@@ -242,12 +241,12 @@ void Lowering::pointwise() {
     case Opcode::GeluTanhBackward: {
       const Value grad = in(0), x = in(1);
       const Value square = mul(x, x);
-      const Value inner = mul(k(kGeluBeta), add(x, mul(k(kGeluKappa), mul(square, x))));
-      const Value tanh = op(Op::Tanh, inner);
-      const Value left = mul(k(0.5), x), right = add(k(1), tanh);
+      const Value slope = op(Op::MulAdd, square, k(kGeluBeta * kGeluKappa), k(kGeluBeta));
+      const Value tanh = op(Op::Tanh, mul(x, slope));
       const Value d_tanh = sub(k(1), mul(tanh, tanh));
-      const Value d_inner = mul(k(kGeluBeta), add(k(1), mul(k(3 * kGeluKappa), square)));
-      return out(mul(grad, add(mul(k(0.5), right), mul(mul(left, d_tanh), d_inner))));
+      const Value d_inner = op(Op::MulAdd, square, k(3 * kGeluBeta * kGeluKappa), k(kGeluBeta));
+      const Value twice = op(Op::MulAdd, mul(x, d_tanh), d_inner, add(k(1), tanh));
+      return out(mul(mul(k(0.5), grad), twice));
     }
     case Opcode::Silu: {
       const Value x = in(0);
