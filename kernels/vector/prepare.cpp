@@ -152,12 +152,7 @@ class Preparation {
   }
 
   Kernel kernel_of(const Instruction& instruction) const {
-    const int lane = static_cast<int>(instruction.lane);
-    if (instruction.op == Op::Load || instruction.op == Op::Store) {
-      const int dtype = static_cast<int>(program_.operands[instruction.index]);
-      return (instruction.op == Op::Load ? engine_.loads : engine_.stores)[dtype][lane];
-    }
-    return engine_.kernels[static_cast<int>(instruction.op)][lane];
+    return vector::kernel_of(engine_, program_, instruction);
   }
 
   // Joins node j with the one that makes one of its operands, if nobody else needs that.
@@ -281,6 +276,15 @@ class Preparation {
 };
 
 }  // namespace
+
+Kernel kernel_of(const Engine& engine, const Program& program, const Instruction& instruction) {
+  const int lane = static_cast<int>(instruction.lane);
+  if (instruction.op == Op::Load || instruction.op == Op::Store) {
+    const int dtype = static_cast<int>(program.operands[instruction.index]);
+    return (instruction.op == Op::Load ? engine.loads : engine.stores)[dtype][lane];
+  }
+  return engine.kernels[static_cast<int>(instruction.op)][lane];
+}
 
 Prepared prepare_on(const Engine& engine, const Program& program, uint64_t row_constants) {
   return Preparation(engine, program, row_constants).run();

@@ -23,6 +23,9 @@ struct Prepared {
   const Step* end(int phase) const { return steps.data() + ends[phase]; }
 };
 
+// What runs one instruction of a program.
+Kernel kernel_of(const Engine& engine, const Program& program, const Instruction& instruction);
+
 // Finds each instruction's kernel, moves scalars out of the loop over tiles where registers are
 // left, puts what is constant along a row in front, makes pairs, and lets results be written where
 // the next instruction stores them. None of it changes a bit. `row_constants` has a bit for each

@@ -44,13 +44,7 @@ Program random_program(std::mt19937& random) {
 Prepared prepare_plainly(const Engine& engine, const Program& program) {
   Prepared prepared{&engine, {}, {}, {0}, {static_cast<int>(program.code.size())}};
   for (const Instruction& instruction : program.code) {
-    const int lane = static_cast<int>(instruction.lane);
-    const bool loads = instruction.op == Op::Load, stores = instruction.op == Op::Store;
-    const int dtype = loads || stores ? static_cast<int>(program.operands[instruction.index]) : 0;
-    const Kernel kernel = loads    ? engine.loads[dtype][lane]
-                          : stores ? engine.stores[dtype][lane]
-                                   : engine.kernels[static_cast<int>(instruction.op)][lane];
-    prepared.steps.push_back({kernel, instruction});
+    prepared.steps.push_back({kernel_of(engine, program, instruction), instruction});
   }
   return prepared;
 }
