@@ -260,8 +260,11 @@ class Trainer:
         options = self.options
         bar = Progress(options.steps, options.batch * options.context)
         with FinishStepOnInterrupt() as interrupt:
-            while self.step < options.steps and not interrupt.requested:
+            last = self.step == options.steps
+            while not last:
                 loss = self.train_step()
+                # Asked once a step: a Ctrl-C that comes later ends the next one, and is not missed
+                # by the save.
                 last = self.step == options.steps or interrupt.requested
                 if self.step % options.log_every == 0 or last:
                     self.history.train.append((self.step, loss.item()))

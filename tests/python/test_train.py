@@ -124,6 +124,27 @@ def test_the_example_resumes_after_ctrl_c(tmp_path):
     assert first > stopped
 
 
+def test_ctrl_c_between_a_step_and_its_end_loses_nothing(train_gpt, tmp_path, monkeypatch):
+    arguments = example("--steps", "300", "--log-every", "1", out=tmp_path)[1:]
+    monkeypatch.setattr(sys, "argv", arguments)
+    options = train_gpt.parse_options()
+    trainer = train_gpt.Trainer(options, "accel", train_gpt.Text(options.context))
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train_gpt.Progress, "show", interrupt)
+    with pytest.raises(SystemExit) as end:
+        trainer.run()
+    assert end.value.code == 130
+    stopped = trainer.step
+    assert 0 < stopped < 300
+    trainer.step = 0
+    trainer.load()
+    assert trainer.step == stopped
+
+
 PEAK_MEMORY = """
 import importlib.util, re, sys, torch
 spec = importlib.util.spec_from_file_location("train_gpt", {path!r})
