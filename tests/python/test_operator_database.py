@@ -5,7 +5,7 @@ import gc
 from collections import defaultdict
 
 import pytest
-import torch
+from memory import allocated
 from operator_database import KINDS, check, has, variants
 
 pytestmark = pytest.mark.database
@@ -22,11 +22,6 @@ CASES = [
 ]
 
 
-def allocated() -> int:
-    torch.accel.synchronize()
-    return torch.accel.memory_allocated()
-
-
 @pytest.fixture(autouse=True, scope="module")
 def quick_collections():
     """What was there before the tests is no garbage: collections need not look at it each time."""
@@ -38,12 +33,10 @@ def quick_collections():
 
 @pytest.fixture(autouse=True)
 def no_memory_is_kept():
-    """What a test took it has given back. Cycles of references are collected where it has not."""
+    """What a test took it has given back."""
     before = allocated()
     yield
-    if allocated() > before:
-        gc.collect()
-        assert allocated() <= before
+    assert allocated(at_most=before) <= before
 
 
 @pytest.mark.parametrize(("kind", "entries"), CASES)
