@@ -9,12 +9,10 @@ import torch
 
 import torch_accel
 
-_INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
-
 # Every environment variable that changes what the device does, and what it is when not set.
 _VARIABLES = {
     "ACCEL_DEVICE_COUNT": "1",
-    "ACCEL_ISA": "the best of this machine",
+    "ACCEL_ISA": "the fastest of this machine",
     "ACCEL_FUSION": "1",
     "ACCEL_FALLBACK": "warn",
     "ACCEL_MEMORY": "plain",
@@ -27,8 +25,9 @@ _VARIABLES = {
 
 def instruction_sets() -> list[str]:
     """The values of ACCEL_ISA that this machine can run, the one in use last."""
-    best = torch.accel.get_device_properties(0).isa
-    return list(_INSTRUCTION_SETS[: _INSTRUCTION_SETS.index(best) + 1])
+    properties = torch.accel.get_device_properties(0)
+    others = [isa for isa in properties.supported_isas if isa != properties.isa]
+    return [*others, properties.isa]
 
 
 def run() -> int:

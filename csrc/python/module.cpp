@@ -222,6 +222,7 @@ PYBIND11_MODULE(_C, module) {
   py::class_<runtime::DeviceProperties>(module, "DeviceProperties")
       .def_readonly("name", &runtime::DeviceProperties::name)
       .def_readonly("isa", &runtime::DeviceProperties::isa)
+      .def_readonly("supported_isas", &runtime::DeviceProperties::supported_isas)
       .def_readonly("total_memory", &runtime::DeviceProperties::total_memory)
       .def_readonly("multi_processor_count", &runtime::DeviceProperties::cores)
       .def("__repr__", describe);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace accel::runtime {
 
@@ -13,7 +14,8 @@ struct Arguments;  // its addresses and scalars, see launch.h
 
 struct DeviceProperties {
   std::string name;
-  std::string isa;          // what the kernels use: portable, avx2, avx512, amx
+  std::string isa;          // what the kernels use: portable, avx2, avx512, avx512_bf16, amx
+  std::vector<std::string> supported_isas;  // what they could use
   size_t total_memory = 0;  // bytes, the capacity of the allocator
   int cores = 0;            // width of a full team
 };

@@ -236,7 +236,12 @@ class HostDriver final : public Driver {
     TORCH_CHECK(device >= 0 && device < device_count_, "Expected a device index from 0 to ",
                 device_count_ - 1, ", got ", device);
     static const std::string name = cpu_name();
-    return {name, kernels::isa_name(kernels::current_isa()), capacity_, full_team()};
+    std::vector<std::string> isas;
+    for (int isa = 0; isa <= static_cast<int>(kernels::highest_isa()); ++isa) {
+      isas.emplace_back(kernels::isa_name(static_cast<kernels::Isa>(isa)));
+    }
+    return {name, kernels::isa_name(kernels::current_isa()), std::move(isas), capacity_,
+            full_team()};
   }
 
   void* reserve(int /*device*/, size_t bytes) override {

@@ -12,18 +12,9 @@ namespace attention_internal {
 
 namespace {
 
-bool detect_bf16_dot() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  return current_isa() >= Isa::Avx512 && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
 Bf16Path detect_bf16_path() {
   if (current_isa() == Isa::Amx) return Bf16Path::Tiles;
-  return bf16_dot_available() ? Bf16Path::Dot : Bf16Path::Convert;
+  return current_isa() == Isa::Avx512Bf16 ? Bf16Path::Dot : Bf16Path::Convert;
 }
 
 Bf16Path& chosen_bf16_path() {
@@ -32,11 +23,6 @@ Bf16Path& chosen_bf16_path() {
 }
 
 }  // namespace
-
-bool bf16_dot_available() {
-  static const bool available = detect_bf16_dot();
-  return available;
-}
 
 Bf16Path bf16_path() { return chosen_bf16_path(); }
 void override_bf16_path(Bf16Path path) { chosen_bf16_path() = path; }

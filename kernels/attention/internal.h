@@ -10,9 +10,8 @@ namespace accel::kernels::attention_internal {
 // Tiles: PyTorch's exported brgemm, which is what reaches the AMX units.
 enum class Bf16Path : uint8_t { Convert, Dot, Tiles };
 
-// What current_isa() and the processor allow, best first; the test overrides it to run them all.
+// What current_isa() says; the test overrides it to run all that the machine can.
 Bf16Path bf16_path();
-bool bf16_dot_available();
 void override_bf16_path(Bf16Path path);
 
 // c[m, n] (+)= a[m, k] * b[k, n]: a row-major, b with rows 2i and 2i + 1 interleaved, c fp32.

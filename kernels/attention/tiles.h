@@ -687,9 +687,7 @@ inline void with_kind(const Attention& args, Body&& body) {
     // tile.
     const bool whole_tiles = args.query_length >= kBlock && args.key_length >= kBlock;
     if (path == Bf16Path::Tiles && whole_tiles) return body(BFloat16TilesKind{});
-    if (path != Bf16Path::Convert && attention_internal::bf16_dot_available()) {
-      return body(BFloat16Kind{});
-    }
+    if (path != Bf16Path::Convert) return body(BFloat16Kind{});
   }
 #endif
   body(Float32Kind{});

@@ -9,10 +9,15 @@
 
 namespace accel::kernels {
 
-enum class Isa { Portable, Avx2, Avx512, Amx };
+// In rising order: a machine that runs one runs those before it. Avx512Bf16 adds VDPBF16PS, which
+// multiplies pairs of bf16, to Avx512; Amx adds tiles.
+enum class Isa { Portable, Avx2, Avx512, Avx512Bf16, Amx };
 
-// What this machine has, lowered to what ACCEL_ISA=portable|avx2|avx512|amx asks for. A name that
-// is unknown, or that this machine cannot run, is reported once on stderr and ignored.
+// The last that this machine can run.
+Isa highest_isa();
+// What kernels use: the fastest of this machine, or what ACCEL_ISA asks for by name (portable,
+// avx2, avx512, avx512_bf16, amx). A name that is unknown, or that this machine cannot run, is
+// reported once on stderr and ignored.
 Isa current_isa();
 const char* isa_name(Isa isa);
 

@@ -1,6 +1,7 @@
 // The register-blocked products of a convolution, once per instruction set. See RunProduct.
 #include <cstring>
 
+#include "kernels/common/isa.h"
 #include "kernels/convolution/tiles.h"
 #include "kernels/matmul/lanes.h"
 
@@ -81,10 +82,7 @@ void choose_columns(const RunProduct& product) {
 }  // namespace
 
 PanelShape panel_shape() {
-  bool pairs = false;
-#if defined(__AVX512F__)
-  pairs = __builtin_cpu_supports("avx512bf16");
-#endif
+  const bool pairs = current_isa() >= Isa::Avx512Bf16;
   return {kRows, kColumnVectors * kVectorBytes / static_cast<int>(sizeof(float)), pairs};
 }
 

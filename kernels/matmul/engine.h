@@ -67,8 +67,8 @@ struct Engine {
   void (*release)() = nullptr;
 };
 
-// Engines of this machine that multiply packed fp32, fp64, int64, and pairs of bf16 (null where
-// there is no such instruction; fp32 serves then).
+// Engines that multiply packed fp32, fp64, int64, and pairs of bf16 (for Isa::Avx512Bf16 and above;
+// fp32 serves elsewhere).
 const Engine* float32_engine();
 const Engine* float64_engine();
 const Engine* int64_engine();

@@ -216,8 +216,7 @@ const Engine* int64_engine() {
 const Engine* bfloat16_engine() {
 #if defined(__AVX512F__)
   static constexpr Engine kEngine = make_engine<PairLanes<Brain>>();
-  static const bool usable = __builtin_cpu_supports("avx512bf16");
-  return usable ? &kEngine : nullptr;
+  return &kEngine;
 #else
   return nullptr;
 #endif

@@ -102,8 +102,8 @@ Choice choose_engine(const Matmul& args) {
   const bool medium = args.compute == DType::Float32 && args.precision == Float32Precision::Medium;
   if (args.compute == DType::BFloat16 || medium) {
     const Engine* brgemm = brgemm_engine(DType::BFloat16);
-    const Engine* own = brgemm ? brgemm : bfloat16_engine();
-    return {own ? own : float32_engine(), 1};
+    if (brgemm) return {brgemm, 1};
+    return {current_isa() >= Isa::Avx512Bf16 ? bfloat16_engine() : float32_engine(), 1};
   }
   if (args.compute == DType::Float16) {
     const Engine* brgemm = brgemm_engine(DType::Float16);

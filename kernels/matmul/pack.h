@@ -9,25 +9,26 @@
 #include "kernels/matmul/convert.h"
 #include "kernels/matmul/engine.h"
 #include "kernels/matmul/lanes.h"
+#include "kernels/matmul/words.h"
 
 namespace accel::kernels::ACCEL_ISA {
 
 // A packed panel is [steps][Width] of Step. Lanes beyond the last one hold zeros or copies: what
 // they multiply is never stored.
 
-template <int Width, typename Step>
+template <int Width, typename Read, typename Step>
 void place_k_scalar(const char* source, int64_t lane_bytes, int lanes, int64_t first, int64_t steps,
                     Step* packed, int64_t pitch) {
   for (int lane = 0; lane < Width; ++lane) {
     const char* line = source + (lane < lanes ? lane : lanes - 1) * lane_bytes;
     for (int64_t step = first; step < steps; ++step) {
-      std::memcpy(packed + step * pitch + lane, line + step * sizeof(Step), sizeof(Step));
+      packed[step * pitch + lane] = Read::one(line + step * Read::kBytes);
     }
   }
 }
 
 // Values of one lane are contiguous along k. `pitch` steps lie between one step of k and the next.
-template <int Width, typename Step>
+template <int Width, typename Read, typename Step>
 void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, Step* packed,
              int64_t pitch = Width) {
   int64_t done = 0;
@@ -43,7 +44,7 @@ void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, S
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
           const int lane = first + i < lanes ? first + i : lanes - 1;
-          r[i] = _mm512_maskz_loadu_epi32(mask, source + lane * lane_bytes + done * 4);
+          r[i] = Read::sixteen(source + lane * lane_bytes + done * Read::kBytes, mask);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < 16; i += 2) {
@@ -90,8 +91,7 @@ void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, S
 #pragma GCC unroll 8
         for (int i = 0; i < 8; ++i) {
           const int lane = first + i < lanes ? first + i : lanes - 1;
-          r[i] = _mm256_loadu_si256(
-              reinterpret_cast<const __m256i*>(source + lane * lane_bytes + done * 4));
+          r[i] = Read::eight(source + lane * lane_bytes + done * Read::kBytes);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 8; i += 2) {
@@ -117,38 +117,48 @@ void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, S
     }
   }
 #endif
-  if (done < steps) place_k_scalar<Width>(source, lane_bytes, lanes, done, steps, packed, pitch);
+  if (done < steps) {
+    place_k_scalar<Width, Read>(source, lane_bytes, lanes, done, steps, packed, pitch);
+  }
 }
 
 // Lanes are contiguous for one k. A panel of A is never full (14 of 16 lanes), so lanes that are
 // not there are masked rather than left to a scalar loop.
-template <int Width, typename Step>
-void place_lanes(const Step* source, int64_t k_stride, int lanes, int64_t steps, Step* packed) {
-  if (lanes == Width) {
-    for (int64_t step = 0; step < steps; ++step) {
-      std::memcpy(packed + step * Width, source + step * k_stride, Width * sizeof(Step));
-    }
-    return;
-  }
+template <int Width, typename Read, typename Step>
+void place_lanes(const char* source, int64_t k_bytes, int lanes, int64_t steps, Step* packed) {
 #if defined(__AVX512F__)
   constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Step));
-  for (int first = 0; first < Width; first += kWidth) {
-    const int count = lanes > first ? lanes - first : 0;
-    const uint32_t mask = count >= kWidth ? (1u << kWidth) - 1 : (1u << count) - 1;
-    for (int64_t step = 0; step < steps; ++step) {
-      const Step* from = source + step * k_stride + first;
-      const __m512i line = sizeof(Step) == 4
-                               ? _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), from)
-                               : _mm512_maskz_loadu_epi64(static_cast<__mmask8>(mask), from);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 4
+    for (int first = 0; first < Width; first += kWidth) {
+      const int count = lanes > first ? lanes - first : 0;
+      const uint32_t mask = count >= kWidth ? (1u << kWidth) - 1 : (1u << count) - 1;
+      const char* from = source + step * k_bytes + first * Read::kBytes;
+      __m512i line;
+      if constexpr (sizeof(Step) == 4) {
+        line = Read::sixteen(from, static_cast<__mmask16>(mask));
+      } else {
+        line = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(mask), from);
+      }
       _mm512_storeu_si512(packed + step * Width + first, line);
     }
   }
 #else
   for (int64_t step = 0; step < steps; ++step) {
-    for (int lane = 0; lane < lanes; ++lane) {
-      packed[step * Width + lane] = source[step * k_stride + lane];
+    const char* from = source + step * k_bytes;
+    int lane = 0;
+#if defined(__AVX2__)
+    if constexpr (sizeof(Step) == 4) {
+      for (; lane + 8 <= lanes; lane += 8) {
+        const __m256i line = Read::eight(from + lane * Read::kBytes);
+        std::memcpy(packed + step * Width + lane, &line, sizeof(line));
+      }
     }
-    for (int lane = lanes; lane < Width; ++lane) packed[step * Width + lane] = 0;
+#endif
+    for (; lane < lanes; ++lane) {
+      packed[step * Width + lane] = Read::one(from + lane * Read::kBytes);
+    }
+    for (; lane < Width; ++lane) packed[step * Width + lane] = 0;
   }
 #endif
 }
@@ -182,12 +192,8 @@ void place_pairs(const uint16_t* source, int64_t k_stride, int lanes, int64_t k,
 template <int Width>
 void place_rounded_pairs(const float* source, int64_t k_stride, int lanes, int64_t k,
                          uint32_t* packed) {
-  using Bits = PairLanes<Brain>::Pairs;
-  // To nearest even in the upper half; what is below is to be dropped.
   const auto load = [](const float* from, __mmask16 mask) {
-    const Bits bits = (Bits)_mm512_maskz_loadu_ps(mask, from);
-    const Bits rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-    return (bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded;
+    return RoundedToBrain::sixteen(reinterpret_cast<const char*>(from), mask);
   };
   for (int64_t i = 0; i < k; i += 2, packed += Width) {
     const float* even = source + i * k_stride;
@@ -195,9 +201,9 @@ void place_rounded_pairs(const float* source, int64_t k_stride, int lanes, int64
     for (int first = 0; first < Width; first += 16) {
       const int count = lanes > first ? lanes - first : 0;
       const auto mask = static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << count) - 1);
-      Bits pair = load(even + first, mask) >> 16;
-      if (i + 1 < k) pair |= load(even + k_stride + first, mask) & 0xffff0000u;
-      std::memcpy(packed + first, &pair, sizeof(pair));
+      __m512i pair = _mm512_srli_epi32(load(even + first, mask), 16);
+      if (i + 1 < k) pair = _mm512_or_si512(pair, load(even + k_stride + first, mask));
+      _mm512_storeu_si512(packed + first, pair);
     }
   }
 }
@@ -212,7 +218,7 @@ void place(const typename Lanes::Packed* source, int64_t lane_stride, int64_t k_
     const auto* bytes = reinterpret_cast<const char*>(source);
     const int64_t lane_bytes = lane_stride * static_cast<int64_t>(sizeof(Packed));
     const int64_t steps = k / Lanes::kGroup;
-    place_k<Width>(bytes, lane_bytes, lanes, steps, packed);
+    place_k<Width, AsIs<Step>>(bytes, lane_bytes, lanes, steps, packed);
     if (steps * Lanes::kGroup < k) {
       for (int lane = 0; lane < Width; ++lane) {
         Step last = 0;
@@ -222,10 +228,38 @@ void place(const typename Lanes::Packed* source, int64_t lane_stride, int64_t k_
       }
     }
   } else if constexpr (Lanes::kGroup == 1) {
-    place_lanes<Width>(reinterpret_cast<const Step*>(source), k_stride, lanes, k, packed);
+    place_lanes<Width, AsIs<Step>>(reinterpret_cast<const char*>(source),
+                                   k_stride * static_cast<int64_t>(sizeof(Step)), lanes, k, packed);
   } else {
     place_pairs<Width>(reinterpret_cast<const uint16_t*>(source), k_stride, lanes, k, packed);
   }
+}
+
+// Packs fp32 from narrower values, or rounded on the way. Does nothing and returns false where
+// there is no way through registers.
+template <int Width>
+bool pack_converted(const PanelSource& source, DType compute, int lanes, int64_t k, float* packed) {
+  if (source.k_stride != 1 && source.lane_stride != 1) return false;
+  const auto read_by = [&](auto read) {
+    using Read = decltype(read);
+    if (source.k_stride == 1) {
+      place_k<Width, Read>(source.data, source.lane_stride * Read::kBytes, lanes, k, packed);
+    } else {
+      place_lanes<Width, Read>(source.data, source.k_stride * Read::kBytes, lanes, k, packed);
+    }
+    return true;
+  };
+  const bool any = compute == DType::Float32;
+  if (source.dtype == DType::BFloat16 && (any || compute == DType::BFloat16)) {
+    return read_by(WidenedBrain{});
+  }
+  if (source.dtype == DType::Float16 && (any || compute == DType::Float16)) {
+    return read_by(WidenedHalf{});
+  }
+  if (source.dtype == DType::Float32 && compute == DType::BFloat16) {
+    return read_by(RoundedToBrain{});
+  }
+  return false;
 }
 
 template <typename Lanes, int Width>
@@ -239,6 +273,9 @@ void pack(const PanelSource& source, DType compute, Part part, int lanes, int64_
     place<Lanes, Width>(reinterpret_cast<const Packed*>(source.data), source.lane_stride,
                         source.k_stride, lanes, k, target);
     return;
+  }
+  if constexpr (__is_same(Packed, float)) {
+    if (pack_converted<Width>(source, compute, lanes, k, target)) return;
   }
 #if defined(__AVX512F__)
   if constexpr (__is_same(Packed, Brain)) {
@@ -298,8 +335,9 @@ void pack_row_major(const PanelSource& source, DType compute, Part part, int lan
       if (count < kBrgemmGroup) std::memset(pairs, 0, sizeof(pairs));
       place_pairs<kBrgemmPanel>(reinterpret_cast<const uint16_t*>(piece), kBrgemmPanel, lanes,
                                 count, pairs);
-      place_k<kPairs>(reinterpret_cast<const char*>(pairs), kBrgemmPanel * sizeof(uint32_t), kPairs,
-                      lanes, reinterpret_cast<uint32_t*>(target + first), padded_k / 2);
+      place_k<kPairs, AsIs<uint32_t>>(reinterpret_cast<const char*>(pairs),
+                                      kBrgemmPanel * sizeof(uint32_t), kPairs, lanes,
+                                      reinterpret_cast<uint32_t*>(target + first), padded_k / 2);
     }
   } else {
     for (int lane = 0; lane < lanes; ++lane) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/common/isa.h"
 #include "kernels/common/parallel.h"
 #include "kernels/matmul/engine.h"
 #include "kernels/matmul/matmul.h"
@@ -553,7 +554,7 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
 class BrgemmMatmul : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!bfloat16_engine()) GTEST_SKIP() << "no bf16 instructions";
+    if (current_isa() < Isa::Avx512Bf16) GTEST_SKIP() << "no bf16 instructions";
     use_brgemm_without_amx(true);
   }
   void TearDown() override { use_brgemm_without_amx(false); }

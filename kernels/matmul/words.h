@@ -1,0 +1,91 @@
+// How a 32-bit word of a packed panel is read from memory: as it is, or converted on the way.
+// Included by pack.h: all of it lives in the namespace of the instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/matmul/convert.h"
+#include "kernels/matmul/lanes.h"
+
+namespace accel::kernels::ACCEL_ISA {
+
+// kBytes: of a value in memory. one() reads one; the others read neighbours, sixteen() those whose
+// bit in the mask is set, and zeros for the rest.
+
+template <typename Step>
+struct AsIs {
+  static constexpr int kBytes = sizeof(Step);
+  static ACCEL_INLINE Step one(const char* at) {
+    Step value;
+    std::memcpy(&value, at, sizeof(value));
+    return value;
+  }
+#if defined(__AVX512F__)
+  static ACCEL_INLINE __m512i sixteen(const char* at, __mmask16 mask) {
+    return _mm512_maskz_loadu_epi32(mask, at);
+  }
+#elif defined(__AVX2__)
+  static ACCEL_INLINE __m256i eight(const char* at) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  }
+#endif
+};
+
+// bf16 as fp32.
+struct WidenedBrain {
+  static constexpr int kBytes = 2;
+  static ACCEL_INLINE float one(const char* at) { return widen(AsIs<Brain>::one(at)); }
+#if defined(__AVX512F__)
+  static ACCEL_INLINE __m512i sixteen(const char* at, __mmask16 mask) {
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at)), 16);
+  }
+#elif defined(__AVX2__)
+  static ACCEL_INLINE __m256i eight(const char* at) {
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(values), 16);
+  }
+#endif
+};
+
+// fp16 as fp32.
+struct WidenedHalf {
+  static constexpr int kBytes = 2;
+  static ACCEL_INLINE float one(const char* at) {
+    return static_cast<float>(AsIs<_Float16>::one(at));
+  }
+#if defined(__AVX512F__)
+  static ACCEL_INLINE __m512i sixteen(const char* at, __mmask16 mask) {
+    return _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at)));
+  }
+#elif defined(__AVX2__)
+  static ACCEL_INLINE __m256i eight(const char* at) {
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return _mm256_castps_si256(_mm256_cvtph_ps(values));
+  }
+#endif
+};
+
+// fp32 rounded to bf16, and that as fp32: an fp32 weight multiplied as bf16.
+struct RoundedToBrain {
+  static constexpr int kBytes = 4;
+  static ACCEL_INLINE float one(const char* at) { return widen(to_brain(AsIs<float>::one(at))); }
+#if defined(__AVX512F__) || defined(__AVX2__)
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+  static ACCEL_INLINE Bits round(Bits bits) {
+    const Bits rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    return ((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded) & 0xffff0000u;
+  }
+#endif
+#if defined(__AVX512F__)
+  static ACCEL_INLINE __m512i sixteen(const char* at, __mmask16 mask) {
+    return (__m512i)round((Bits)_mm512_maskz_loadu_epi32(mask, at));
+  }
+#elif defined(__AVX2__)
+  static ACCEL_INLINE __m256i eight(const char* at) {
+    return (__m256i)round((Bits)AsIs<uint32_t>::eight(at));
+  }
+#endif
+};
+
+}  // namespace accel::kernels::ACCEL_ISA
