@@ -14,10 +14,10 @@ struct Arguments;  // its addresses and scalars, see launch.h
 
 struct DeviceProperties {
   std::string name;
-  std::string isa;          // what the kernels use: portable, avx2, avx512, avx512_bf16, amx
+  std::string isa;  // what the kernels use: portable, avx2, avx512, avx512_bf16, amx
   std::vector<std::string> supported_isas;  // what they could use
-  size_t total_memory = 0;  // bytes, the capacity of the allocator
-  int cores = 0;            // width of a full team
+  size_t total_memory = 0;                  // bytes, the capacity of the allocator
+  int cores = 0;                            // width of a full team
 };
 
 class Driver {
