@@ -6,6 +6,7 @@
 #include "kernels/matmul/convert.h"
 #include "kernels/matmul/engine.h"
 #include "kernels/matmul/lanes.h"
+#include "kernels/matmul/words.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace {
@@ -57,10 +58,32 @@ struct ChooseLanes<int64_t> {
   using Type = Int64Lanes;
 };
 
+// Whether neighbours can be read by any Read as a vector of fp32.
+#if defined(__AVX512F__) || defined(__AVX2__)
+constexpr bool kReadsVectors = true;
+#else
+constexpr bool kReadsVectors = false;
+#endif
+
+template <typename Read, typename Vector>
+ACCEL_INLINE Vector read_vector(const char* at) {
+  Vector value;
+  if constexpr (__is_same(Read, AsIs<float>) || !kReadsVectors || sizeof(value[0]) != 4) {
+    std::memcpy(&value, at, sizeof(Vector));
+  } else {
+#if defined(__AVX512F__)
+    value = (Vector)Read::sixteen(at, 0xffff);
+#elif defined(__AVX2__)
+    value = (Vector)Read::eight(at);
+#endif
+  }
+  return value;
+}
+
 // lanes[l] += row[i] * x[i] for i = l, l + 16, ...; several rows at a time share x and hide
 // latency.
-template <int Rows, typename Value>
-void add_rows(const Value* const* rows, const Value* x, int64_t n, Value (*lanes)[kLanes]) {
+template <int Rows, typename Read, typename Value>
+void add_rows(const char* const* rows, const Value* x, int64_t n, Value (*lanes)[kLanes]) {
   using Lanes = typename ChooseLanes<Value>::Type;
   using Vector = typename Lanes::Vector;
   constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(Value));
@@ -75,8 +98,7 @@ void add_rows(const Value* const* rows, const Value* x, int64_t n, Value (*lanes
       std::memcpy(&factor, x + i + v * kWidth, sizeof(Vector));
 #pragma GCC unroll 4
       for (int row = 0; row < Rows; ++row) {
-        Vector value;
-        std::memcpy(&value, rows[row] + i + v * kWidth, sizeof(Vector));
+        const auto value = read_vector<Read, Vector>(rows[row] + (i + v * kWidth) * Read::kBytes);
         sums[row][v] = Lanes::multiply_add(value, factor, sums[row][v]);
       }
     }
@@ -84,7 +106,8 @@ void add_rows(const Value* const* rows, const Value* x, int64_t n, Value (*lanes
   std::memcpy(lanes, sums, sizeof(sums));
   for (int row = 0; row < Rows; ++row) {
     for (int l = 0; i + l < n; ++l) {
-      lanes[row][l] = multiply_add(rows[row][i + l], x[i + l], lanes[row][l]);
+      const Value value = Read::one(rows[row] + (i + l) * Read::kBytes);
+      lanes[row][l] = multiply_add(value, x[i + l], lanes[row][l]);
     }
   }
 }
@@ -131,45 +154,81 @@ constexpr DType kDTypeOf = __is_same(Value, float)    ? DType::Float32
                            : __is_same(Value, double) ? DType::Float64
                                                       : DType::Int64;
 
+constexpr int kRowsAtOnce = 4;
+
+template <typename Value>
+ACCEL_INLINE void store_sums(const Value (*lanes)[kLanes], int rows, Value* y) {
+  using Sum = typename ChooseLanes<Value>::Type::Sum;
+  for (int row = 0; row < rows; ++row) {
+    y[row] = sum_of_lanes<kLanes>(reinterpret_cast<const Sum*>(lanes[row]));
+  }
+}
+
+// Rows whose values are contiguous along k, converted as they are read.
+template <typename Read, typename Value>
+void contiguous_rows(const PanelSource& a, int64_t begin, int64_t end, int64_t k, const Value* x,
+                     Value* y) {
+  const int64_t row_bytes = a.lane_stride * Read::kBytes;
+  for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+    const int rows = end - first < kRowsAtOnce ? static_cast<int>(end - first) : kRowsAtOnce;
+    const char* sources[kRowsAtOnce];
+    for (int row = 0; row < kRowsAtOnce; ++row) {
+      sources[row] = a.data + (first + (row < rows ? row : 0)) * row_bytes;
+    }
+    Value lanes[kRowsAtOnce][kLanes] = {};
+    if (rows == 1) {
+      add_rows<1, Read>(sources, x, k, lanes);
+    } else {
+      add_rows<kRowsAtOnce, Read>(sources, x, k, lanes);
+    }
+    store_sums(lanes, rows, y + first - begin);
+  }
+}
+
+// Any other rows: converted a piece at a time.
+template <typename Value>
+void converted_rows(const PanelSource& a, DType compute, int64_t begin, int64_t end, int64_t k,
+                    const Value* x, Value* y) {
+  const int64_t size = size_of(a.dtype);
+  Value pieces[kRowsAtOnce][kPiece];
+  for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+    const int rows = end - first < kRowsAtOnce ? static_cast<int>(end - first) : kRowsAtOnce;
+    Value lanes[kRowsAtOnce][kLanes] = {};
+    for (int64_t from = 0; from < k; from += kPiece) {
+      const int64_t count = k - from < kPiece ? k - from : kPiece;
+      const char* sources[kRowsAtOnce];
+      for (int row = 0; row < kRowsAtOnce; ++row) {
+        sources[row] = reinterpret_cast<const char*>(pieces[row < rows ? row : 0]);
+        if (row >= rows) continue;
+        convert_run(a.data + ((first + row) * a.lane_stride + from * a.k_stride) * size, a.dtype,
+                    a.k_stride, compute, Part::Value, count, pieces[row]);
+      }
+      if (rows == 1) {
+        add_rows<1, AsIs<Value>>(sources, x + from, count, lanes);
+      } else {
+        add_rows<kRowsAtOnce, AsIs<Value>>(sources, x + from, count, lanes);
+      }
+    }
+    store_sums(lanes, rows, y + first - begin);
+  }
+}
+
 template <typename Value>
 void rows_times_vector(const PanelSource& a, DType compute, int64_t begin, int64_t end, int64_t k,
                        const Value* x, Value* y) {
-  constexpr int kRows = 4;
-  const int64_t size = size_of(a.dtype);
-  const bool direct = a.dtype == kDTypeOf<Value> && compute == a.dtype && a.k_stride == 1;
-  Value pieces[kRows][kPiece];
-  for (int64_t first = begin; first < end; first += kRows) {
-    const int rows = end - first < kRows ? static_cast<int>(end - first) : kRows;
-    Value lanes[kRows][kLanes] = {};
-    const int64_t step = direct ? k : kPiece;
-    for (int64_t from = 0; from < k; from += step) {
-      const int64_t count = k - from < step ? k - from : step;
-      const Value* values[kRows];
-      for (int row = 0; row < kRows; ++row) {
-        const int64_t index = first + (row < rows ? row : 0);
-        const char* source = a.data + (index * a.lane_stride + from * a.k_stride) * size;
-        if (direct) {
-          values[row] = reinterpret_cast<const Value*>(source);
-        } else {
-          values[row] = pieces[row];
-          if (row < rows) {
-            convert_run(source, a.dtype, a.k_stride, compute, Part::Value, count, pieces[row]);
-          } else {
-            values[row] = pieces[0];
-          }
-        }
-      }
-      if (rows == 1) {
-        add_rows<1>(values, x + from, count, lanes);
-      } else {
-        add_rows<kRows>(values, x + from, count, lanes);
-      }
+  if (a.k_stride == 1) {
+    if (a.dtype == kDTypeOf<Value> && compute == a.dtype) {
+      contiguous_rows<AsIs<Value>>(a, begin, end, k, x, y);
+      return;
     }
-    for (int row = 0; row < rows; ++row) {
-      using Sum = typename ChooseLanes<Value>::Type::Sum;
-      y[first + row - begin] = sum_of_lanes<kLanes>(reinterpret_cast<const Sum*>(lanes[row]));
+    if constexpr (kReadsVectors && __is_same(Value, float)) {
+      const bool read = with_read(a.dtype, compute, [&](auto how) {
+        contiguous_rows<decltype(how)>(a, begin, end, k, x, y);
+      });
+      if (read) return;
     }
   }
+  converted_rows(a, compute, begin, end, k, x, y);
 }
 
 template <typename Value>

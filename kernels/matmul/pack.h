@@ -240,26 +240,14 @@ void place(const typename Lanes::Packed* source, int64_t lane_stride, int64_t k_
 template <int Width>
 bool pack_converted(const PanelSource& source, DType compute, int lanes, int64_t k, float* packed) {
   if (source.k_stride != 1 && source.lane_stride != 1) return false;
-  const auto read_by = [&](auto read) {
+  return with_read(source.dtype, compute, [&](auto read) {
     using Read = decltype(read);
     if (source.k_stride == 1) {
       place_k<Width, Read>(source.data, source.lane_stride * Read::kBytes, lanes, k, packed);
     } else {
       place_lanes<Width, Read>(source.data, source.k_stride * Read::kBytes, lanes, k, packed);
     }
-    return true;
-  };
-  const bool any = compute == DType::Float32;
-  if (source.dtype == DType::BFloat16 && (any || compute == DType::BFloat16)) {
-    return read_by(WidenedBrain{});
-  }
-  if (source.dtype == DType::Float16 && (any || compute == DType::Float16)) {
-    return read_by(WidenedHalf{});
-  }
-  if (source.dtype == DType::Float32 && compute == DType::BFloat16) {
-    return read_by(RoundedToBrain{});
-  }
-  return false;
+  });
 }
 
 template <typename Lanes, int Width>
