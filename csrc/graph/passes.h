@@ -9,6 +9,9 @@
 
 namespace accel::graph {
 
+// Lets products of one row or column read fp32 where a cast to 16 bits was made for them alone.
+void read_through_casts(Graph& graph);
+
 // Marks Nodes dead whose results nobody reads. Range checks and host ops survive.
 void remove_dead_stores(Graph& graph);
 

@@ -1001,6 +1001,7 @@ Plan make_plan(Graph graph, Planning planning) {
   if (logs) std::fprintf(stderr, "[accel graph] recorded\n%s", to_string(graph).c_str());
   std::vector<Group> groups;
   if (planning == Planning::Together) {
+    read_through_casts(graph);
     remove_dead_stores(graph);
     if (logs)
       std::fprintf(stderr, "[accel graph] without dead stores\n%s", to_string(graph).c_str());

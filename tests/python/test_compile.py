@@ -508,6 +508,25 @@ def test_constants_are_taken_at_the_capture():
         assert compiled(torch.ones(3, device="accel")).tolist() == [2, 3, 4]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_of_one_row_reads_a_cast_weight_as_it_is(dtype, transposed):
+    weight = torch.randn(70, 33, device="accel") if transposed else torch.randn(33, 70).to("accel")
+    weight.view(-1)[:4] = torch.tensor([1e-40, 70000.0, float("inf"), float("nan")])
+    x = torch.randn(1, 70, device="accel").to(dtype)
+
+    def product(x, weight):
+        narrow = weight.to(dtype)
+        return x @ (narrow if transposed else narrow.t())
+
+    narrow = weight.to(dtype)  # lives on, so it is read
+    expected = x @ (narrow if transposed else narrow.t())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            _compiled(product)(x, weight), expected, rtol=0, atol=0, equal_nan=True
+        )
+
+
 def test_memory_does_not_grow():
     model = _network()
     compiled = _compiled(model)

@@ -105,6 +105,36 @@ TEST(Fusion, DeadStateIsStoredForTheStepThatGoesOnFromIt) {
   }
 }
 
+// A product of one row reads a weight in fp32 where 16 bits of it were made for that product alone.
+TEST(Fusion, AMatrixNarrowedForOneRowIsReadAsItIs) {
+  enum class Twist { None, TwoRows, LivesOn, ReadTwice, SourceWritten, OtherLayout };
+  for (const Twist twist : {Twist::None, Twist::TwoRows, Twist::LivesOn, Twist::ReadTwice,
+                            Twist::SourceWritten, Twist::OtherLayout}) {
+    Program program;
+    const int64_t rows = twist == Twist::TwoRows ? 2 : 1;
+    const Tensor weight = program.tensor({32, 16});
+    const Tensor narrow = program.tensor({32, 16}, DType::BFloat16);
+    const Tensor x = program.tensor({1, rows, 16}, DType::BFloat16);
+    const Tensor y = program.tensor({1, rows, 32}, DType::BFloat16);
+    const Tensor source =
+        twist == Twist::OtherLayout ? program.tensor({16, 32}).view({32, 16}, {1, 32}) : weight;
+    program.add(Opcode::Copy, {narrow}, {source}, {15});
+    if (twist == Twist::SourceWritten) program.add(Opcode::Fill, {weight}, {}, {6}, {Scalar{0.0}});
+    program.add(Opcode::Matmul, {y}, {x, narrow.view({1, 16, 32}, {0, 1, 16})}, {15, 0});
+    if (twist == Twist::ReadTwice) program.unary(Opcode::Neg, narrow);
+    if (twist != Twist::LivesOn) Program::drop(narrow);
+    const Plan plan = program.plan();
+    ASSERT_GE(plan.launches.size(), 1u);
+    for (const runtime::Launch& launch : plan.launches) {
+      if (const auto* matmul = std::get_if<runtime::MatmulLaunch>(&launch.kernel)) {
+        EXPECT_EQ(matmul->matmul.b.dtype == DType::Float32, twist == Twist::None);
+        EXPECT_EQ(matmul->matmul.b.row_stride, 1);
+      }
+    }
+    EXPECT_EQ(plan.launches.size() == 1, twist == Twist::None) << static_cast<int>(twist);
+  }
+}
+
 TEST(Fusion, ReshapedReaderJoins) {
   Program program;
   const Tensor x = program.tensor({8, 32});
