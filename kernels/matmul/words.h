@@ -88,6 +88,25 @@ struct RoundedToBrain {
 #endif
 };
 
+// The same with fp16.
+struct RoundedToHalf {
+  static constexpr int kBytes = 4;
+  static ACCEL_INLINE float one(const char* at) {
+    return static_cast<float>(static_cast<_Float16>(AsIs<float>::one(at)));
+  }
+#if defined(__AVX512F__)
+  static ACCEL_INLINE __m512i sixteen(const char* at, __mmask16 mask) {
+    const __m512 values = _mm512_maskz_loadu_ps(mask, at);
+    return _mm512_castps_si512(_mm512_cvtph_ps(_mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT)));
+  }
+#elif defined(__AVX2__)
+  static ACCEL_INLINE __m256i eight(const char* at) {
+    const __m256 values = _mm256_castsi256_ps(AsIs<uint32_t>::eight(at));
+    return _mm256_castps_si256(_mm256_cvtph_ps(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT)));
+  }
+#endif
+};
+
 // Calls body(Read{}) with the way to read values of `dtype`, converted to `compute`, as fp32.
 // False: there is none.
 template <typename Body>
@@ -101,6 +120,8 @@ bool with_read(DType dtype, DType compute, Body&& body) {
     body(WidenedHalf{});
   } else if (dtype == DType::Float32 && compute == DType::BFloat16) {
     body(RoundedToBrain{});
+  } else if (dtype == DType::Float32 && compute == DType::Float16) {
+    body(RoundedToHalf{});
   } else {
     return false;
   }
