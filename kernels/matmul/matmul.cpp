@@ -110,7 +110,7 @@ Choice choose_engine(const Matmul& args) {
     return {brgemm ? brgemm : float32_engine(), 1};
   }
   // Three bf16 products only pay with AMX, where one is 16 times faster than fp32; with
-  // VDPBF16PS it is twice as fast.
+  // VDPBF16PS it is twice as fast at best.
   if (args.precision == Float32Precision::High) {
     const Engine* brgemm = brgemm_engine(DType::BFloat16);
     if (brgemm &&
