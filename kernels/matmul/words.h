@@ -1,5 +1,6 @@
 // How a 32-bit word of a packed panel is read from memory: as it is, or converted on the way.
-// Included by pack.h: all of it lives in the namespace of the instruction set.
+// Included by the *.simd.cpp files of this folder: all of it lives in the namespace of the
+// instruction set.
 #pragma once
 
 #include <cstdint>
