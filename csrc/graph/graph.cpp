@@ -79,9 +79,6 @@ Graph Graph::from(const Segment& segment) {
   return graph;
 }
 
-namespace {
-
-// First and one past the last byte that a View touches, from its Buffer's first View.
 std::pair<int64_t, int64_t> byte_range(const View& view) {
   const int64_t size = kernels::size_of(view.dtype);
   int64_t low = view.place, high = view.place + size;
@@ -92,8 +89,6 @@ std::pair<int64_t, int64_t> byte_range(const View& view) {
   }
   return {low, high};
 }
-
-}  // namespace
 
 bool may_overlap(const View& a, const View& b) {
   if (a.absent() || a.buffer != b.buffer) return false;

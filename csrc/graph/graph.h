@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/graph/layout.h"
@@ -45,6 +46,8 @@ struct Graph {
   static Graph from(const Segment& segment);
 };
 
+// First and one past the last byte that a View touches, from its Buffer's first View.
+std::pair<int64_t, int64_t> byte_range(const View& view);
 // Whether two Views of one Graph may touch the same memory; never says no where they do.
 bool may_overlap(const View& a, const View& b);
 // Whether row-major element i of one is row-major element i of the other, for all i.

@@ -28,20 +28,14 @@ std::vector<Uses> uses_of(const Graph& graph) {
   return uses;
 }
 
-// The number of elements from the first to the last of a View.
-int64_t extent(const View& view) {
-  int64_t last = 0;
-  for (size_t d = 0; d < view.sizes.size(); ++d) last += (view.sizes[d] - 1) * view.strides[d];
-  return last + 1;
-}
-
 // Whether the Node makes 16 bits of fp32, each element at the place that it has in the source.
 bool narrows_in_place(const Node& node) {
   if (node.opcode != Opcode::Copy) return false;
   const View &from = node.inputs[0], &to = node.outputs[0];
+  const auto [begin, end] = byte_range(to);
   return from.dtype == DType::Float32 &&
          (to.dtype == DType::BFloat16 || to.dtype == DType::Float16) && from.sizes == to.sizes &&
-         from.strides == to.strides && to.elements() == extent(to);
+         from.strides == to.strides && end - begin == to.elements() * kernels::size_of(to.dtype);
 }
 
 }  // namespace
@@ -60,9 +54,12 @@ void read_through_casts(Graph& graph) {
     const Node& cast = graph.nodes[static_cast<size_t>(cast_uses.last_writer)];
     if (!narrows_in_place(cast)) continue;
     const View &from = cast.inputs[0], &to = cast.outputs[0];
+    const auto [read_begin, read_end] = byte_range(matrix);
+    const auto [begin, end] = byte_range(to);
     // Nobody writes the source, so it holds the same when the product reads it.
     if (uses[from.buffer].writers != 0 || matrix.place != to.place || matrix.dtype != to.dtype ||
-        static_cast<DType>(node.attributes.at(0)) != to.dtype || extent(matrix) > extent(to)) {
+        static_cast<DType>(node.attributes.at(0)) != to.dtype || read_begin < begin ||
+        read_end > end) {
       continue;
     }
     matrix.buffer = from.buffer;

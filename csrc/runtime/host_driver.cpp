@@ -126,6 +126,14 @@ size_t configured_capacity(int devices) {
   return static_cast<size_t>(number * unit);
 }
 
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (int isa = 0; isa <= static_cast<int>(kernels::highest_isa()); ++isa) {
+    names.emplace_back(kernels::isa_name(static_cast<kernels::Isa>(isa)));
+  }
+  return names;
+}
+
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {
@@ -236,12 +244,8 @@ class HostDriver final : public Driver {
     TORCH_CHECK(device >= 0 && device < device_count_, "Expected a device index from 0 to ",
                 device_count_ - 1, ", got ", device);
     static const std::string name = cpu_name();
-    std::vector<std::string> isas;
-    for (int isa = 0; isa <= static_cast<int>(kernels::highest_isa()); ++isa) {
-      isas.emplace_back(kernels::isa_name(static_cast<kernels::Isa>(isa)));
-    }
-    return {name, kernels::isa_name(kernels::current_isa()), std::move(isas), capacity_,
-            full_team()};
+    static const std::vector<std::string> isas = supported_isas();
+    return {name, kernels::isa_name(kernels::current_isa()), isas, capacity_, full_team()};
   }
 
   void* reserve(int /*device*/, size_t bytes) override {

@@ -44,7 +44,7 @@ Isa detect() {
 
 // Intel's cores that have AVX512-FP16 begin a VDPBF16PS every other cycle, but two fp32
 // multiply-adds a cycle: 88 and 180 GFLOP/s on one core of an Emerald Rapids, whose AMX the machine
-// did not offer. AMD's Zen 4 begins one a cycle, and Zen 5 two. From what the processor is rather
+// did not offer. AMD's Zen 4 begins one a cycle. From what the processor is rather
 // than from a measurement, since bits follow from it.
 Isa fastest_isa() {
   const Isa highest = highest_isa();

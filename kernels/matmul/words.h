@@ -109,13 +109,11 @@ struct RoundedToHalf {
 };
 
 // Calls body(Read{}) with the way to read values of `dtype`, converted to `compute`, as fp32.
-// False: there is none.
+// False: there is none, or nothing to convert.
 template <typename Body>
 bool with_read(DType dtype, DType compute, Body&& body) {
   const bool exact = compute == DType::Float32 || compute == dtype;
-  if (dtype == DType::Float32 && exact) {
-    body(AsIs<float>{});
-  } else if (dtype == DType::BFloat16 && exact) {
+  if (dtype == DType::BFloat16 && exact) {
     body(WidenedBrain{});
   } else if (dtype == DType::Float16 && exact) {
     body(WidenedHalf{});

@@ -14,12 +14,11 @@ def allocated(at_most: int | None = None) -> int:
     cycles and waits until no more than that is in use: autograd's thread for the device lets go of
     the results of a backward a moment after the caller has got them, and may have to wait for the
     interpreter's lock to do so."""
-    torch.accel.synchronize()
-    taken = torch.accel.memory_allocated()
     deadline = time.monotonic() + PATIENCE
-    while at_most is not None and taken > at_most and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.001)
+    while True:
+        time.sleep(0.001)  # which lets go of the interpreter's lock
         torch.accel.synchronize()
         taken = torch.accel.memory_allocated()
-    return taken
+        if at_most is None or taken <= at_most or time.monotonic() > deadline:
+            return taken
+        gc.collect()

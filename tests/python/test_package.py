@@ -235,8 +235,9 @@ def test_a_cpu_device_is_refused():
 def test_properties():
     properties = torch.accel.get_device_properties()
     assert properties.name == torch.accel.get_device_name("accel:0")
+    isas = ["portable", "avx2", "avx512", "avx512_bf16", "amx"]
     assert properties.isa in properties.supported_isas
-    assert properties.supported_isas[0] == "portable"
+    assert properties.supported_isas == isas[: len(properties.supported_isas)]
     assert properties.total_memory > 0
     assert properties.multi_processor_count >= 1
     assert properties.isa in repr(properties)
@@ -329,8 +330,8 @@ def test_memory_is_counted():
     assert torch.accel.max_memory_allocated() >= torch.accel.memory_allocated()
     assert torch.accel.memory_reserved() >= torch.accel.memory_allocated()
     del x
-    assert allocated(at_most=before) <= before
-    assert torch.accelerator.memory_allocated() == torch.accel.memory_allocated()
+    assert allocated(at_most=before) == before
+    assert torch.accelerator.memory_allocated() == before
 
 
 def test_empty_cache_returns_memory():
