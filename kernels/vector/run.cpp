@@ -15,25 +15,27 @@ Engine make_engine(Families... families) {
   return engine;
 }
 
-#define ACCEL_ENGINE(isa)                                                                       \
-  make_engine(isa::add_interpreter, isa::add_memory_kernels, isa::add_position_kernels,         \
-              isa::add_arithmetic_kernels, isa::add_function_kernels, isa::add_special_kernels, \
-              isa::add_logic_kernels, isa::add_convert_kernels, isa::add_pair_kernels,          \
-              isa::add_reduce_kernels)
-
 }  // namespace
 
+// Each is built when it is asked for: what fills it is code of its instruction set too.
+#define ACCEL_ENGINE(isa)                                                                       \
+  []() -> const Engine& {                                                                       \
+    static const Engine engine =                                                                \
+        make_engine(isa::add_interpreter, isa::add_memory_kernels, isa::add_position_kernels,   \
+                    isa::add_arithmetic_kernels, isa::add_function_kernels,                     \
+                    isa::add_special_kernels, isa::add_logic_kernels, isa::add_convert_kernels, \
+                    isa::add_pair_kernels, isa::add_reduce_kernels);                            \
+    return engine;                                                                              \
+  }()
+
 const Engine& engine_of(Isa isa) {
-  static const Engine portable_engine = ACCEL_ENGINE(portable);
-  static const Engine avx2_engine = ACCEL_ENGINE(avx2);
-  static const Engine avx512_engine = ACCEL_ENGINE(avx512);
   switch (isa) {
     case Isa::Portable:
-      return portable_engine;
+      return ACCEL_ENGINE(portable);
     case Isa::Avx2:
-      return avx2_engine;
+      return ACCEL_ENGINE(avx2);
     default:
-      return avx512_engine;
+      return ACCEL_ENGINE(avx512);
   }
 }
 
