@@ -75,7 +75,7 @@ build: $(VENV)/build
 	@touch $(VENV)/installed
 
 build-tests: $(VENV)/build
-	tools/ensure_gtest.sh
+	tools/ensure_test_packages.sh
 	@ACCEL_BUILD_TESTS=1 $(MAKE) --no-print-directory build
 
 # ---- quality ----

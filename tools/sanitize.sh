@@ -9,7 +9,7 @@ directory=$2
 python=.venv/bin/python
 export TORCH_DEVICE_BACKEND_AUTOLOAD=0
 
-tools/ensure_gtest.sh
+tools/ensure_test_packages.sh
 cmake -S . -B "$directory" -G Ninja \
   -DCMAKE_MAKE_PROGRAM="$PWD/.venv/bin/ninja" \
   -DPython_EXECUTABLE="$PWD/$python" \

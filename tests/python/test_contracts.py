@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -775,6 +776,72 @@ def test_every_instruction_set_trains(run_python, train_gpt, isa, amp):
     loss = float(run_python(code, ACCEL_ISA=isa).splitlines()[-1])
     best = float(run_python(code).splitlines()[-1])
     assert loss == pytest.approx(best, rel=1e-2 if amp else 1e-3)
+
+
+# Something of every folder of kernels/, compared with the CPU.
+EVERY_KIND_OF_KERNEL = """
+import torch
+from torch.nn import functional as F
+
+def losses(device):
+    make = torch.Generator().manual_seed(0)
+    leaf = lambda *shape: torch.randn(*shape, generator=make).to(device).requires_grad_()
+    image, weight = leaf(2, 4, 9, 9), leaf(8, 4, 3, 3)
+    grid = (leaf(2, 5, 5, 2) / 2).tanh()
+    q, k, v = (leaf(2, 2, 33, 16) for _ in range(3))
+    table = leaf(11, 7)
+    places = torch.randint(11, (5, 6), generator=make).to(device)
+    wide = leaf(64, 300)
+    leaves = [image, weight, q, k, v, table, wide]
+    yield F.conv2d(image, weight).square().sum()
+    yield F.conv2d(image, weight[:4, :1], groups=4).exp().sum()
+    yield F.max_pool2d(image, 2).sum() + F.avg_pool2d(image, 3).square().sum()
+    yield F.interpolate(image, scale_factor=2, mode="bilinear").square().sum()
+    yield F.grid_sample(image, grid, align_corners=False).square().sum()
+    yield F.unfold(image, 3).square().sum()
+    yield F.scaled_dot_product_attention(q, k, v, is_causal=True).square().sum()
+    yield F.embedding(places, table).square().sum() + F.embedding_bag(places, table).sum()
+    yield (wide @ wide.t()).tanh().sum() + (wide[0] @ wide.t()).sum()
+    yield (wide.bfloat16() @ wide.bfloat16().t()).float().mean()
+    yield (wide.half() @ wide.half().t()).float().mean()
+    yield (wide.double() @ wide.double().t()).sum()
+    yield wide.sort(dim=1)[0].cumsum(1).mean() + wide.topk(3)[0].sum()
+    yield F.cross_entropy(wide, places.new_zeros(64)) + wide.softmax(0).square().sum()
+    yield F.layer_norm(wide, (300,)).square().mean() + torch.special.i0(wide).mean()
+    yield torch.searchsorted(wide[0].detach().sort()[0], wide.detach()).float().mean()
+    yield (places * 3 - places // 2).float().sum()
+    optimizer = torch.optim.AdamW(leaves, fused=True)
+    sum(leaf.square().sum() for leaf in leaves).backward()
+    optimizer.step()
+    yield sum(leaf.sum() for leaf in leaves)
+    yield sum(leaf.grad.abs().sum() for leaf in leaves)
+
+for loss in losses({device!r}):
+    print(loss.item())
+    if loss.requires_grad:
+        loss.backward()
+if {device!r} == "accel":
+    print(torch.accel.get_device_properties().supported_isas)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="no emulator (qemu-user)")
+@pytest.mark.parametrize(
+    ("processor", "isas"), [("Nehalem", ["portable"]), ("Haswell", ["portable", "avx2"])]
+)
+def test_older_processors_run_every_kind_of_kernel(run_python, processor, isas):
+    """ACCEL_ISA chooses kernels; only a processor shows that nothing else needs what it lacks."""
+    code = EVERY_KIND_OF_KERNEL.format(device="accel")
+    command = ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", code]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCEL_ISA": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    *losses, supported = done.stdout.splitlines()
+    assert supported == str(isas)
+    expected = run_python(EVERY_KIND_OF_KERNEL.format(device="cpu")).splitlines()
+    assert len(losses) > 15
+    assert list(map(float, losses)) == pytest.approx(list(map(float, expected)), rel=1e-3)
 
 
 # ---- robustness ----
