@@ -57,7 +57,12 @@ void multiply_rows(const PanelProduct& product) {
   const char* third[(kCount + 2) / 3];
   for (int i = 0; i < (kCount + 2) / 3; ++i) third[i] = a + 3 * i * row_bytes;
 
-  Vector sums[kCount][kVectors] = {};
+  Vector sums[kCount][kVectors];
+#pragma GCC unroll 14
+  for (int row = 0; row < kCount; ++row) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = Vector{};
+  }
   for (int64_t step = 0; step < steps; ++step) {
     StepVector column[kVectors];
 #pragma GCC unroll 2
@@ -123,7 +128,14 @@ void multiply_rows(const PanelProduct& product) {
     return;
   }
 
-  finish_columns<Lanes, kVectors>(product, &sums[0][0]);
+  // A copy: sums whose address is taken would live in memory in the other cases too.
+  Vector copied[kCount * kVectors];
+#pragma GCC unroll 14
+  for (int row = 0; row < kCount; ++row) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) copied[row * kVectors + v] = sums[row][v];
+  }
+  finish_columns<Lanes, kVectors>(product, copied);
 }
 
 template <typename Lanes, int kVectors, Rows kSource, int kCount = kRows>
