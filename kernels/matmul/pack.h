@@ -122,8 +122,8 @@ void place_k(const char* source, int64_t lane_bytes, int lanes, int64_t steps, S
   }
 }
 
-// Lanes are contiguous for one k. A panel of A is never full (14 of 16 lanes), so lanes that are
-// not there are masked rather than left to a scalar loop.
+// Lanes are contiguous for one k. A panel of A is never full (14 of 16 lanes, 6 of 8), so lanes
+// that are not there are masked rather than left to a scalar loop.
 template <int Width, typename Read, typename Step>
 void place_lanes(const char* source, int64_t k_bytes, int lanes, int64_t steps, Step* packed) {
 #if defined(__AVX512F__)
@@ -144,6 +144,10 @@ void place_lanes(const char* source, int64_t k_bytes, int lanes, int64_t steps, 
     }
   }
 #else
+#if defined(__AVX2__)
+  const __m256i rest =
+      _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes % 8), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#endif
   for (int64_t step = 0; step < steps; ++step) {
     const char* from = source + step * k_bytes;
     int lane = 0;
@@ -152,6 +156,13 @@ void place_lanes(const char* source, int64_t k_bytes, int lanes, int64_t steps, 
       for (; lane + 8 <= lanes; lane += 8) {
         const __m256i line = Read::eight(from + lane * Read::kBytes);
         std::memcpy(packed + step * Width + lane, &line, sizeof(line));
+      }
+    }
+    if constexpr (sizeof(Step) == 4 && Read::kBytes == 4) {
+      if (lane < lanes) {
+        const __m256i line = Read::eight(from + lane * Read::kBytes, rest);
+        std::memcpy(packed + step * Width + lane, &line, sizeof(line));
+        lane += 8;
       }
     }
 #endif

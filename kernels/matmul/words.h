@@ -11,8 +11,9 @@
 
 namespace accel::kernels::ACCEL_ISA {
 
-// kBytes: of a value in memory. one() reads one; the others read neighbours, sixteen() those whose
-// bit in the mask is set, and zeros for the rest.
+// kBytes: of a value in memory. one() reads one; the others read neighbours. With a mask they read
+// those whose bit, or the first bit of whose word, is set, and zeros for the rest (eight() where
+// kBytes is 4).
 
 template <typename Step>
 struct AsIs {
@@ -29,6 +30,9 @@ struct AsIs {
 #elif defined(__AVX2__)
   static ACCEL_INLINE __m256i eight(const char* at) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  }
+  static ACCEL_INLINE __m256i eight(const char* at, __m256i mask) {
+    return _mm256_maskload_epi32(reinterpret_cast<const int*>(at), mask);
   }
 #endif
 };
@@ -83,8 +87,9 @@ struct RoundedToBrain {
     return (__m512i)round((Bits)_mm512_maskz_loadu_epi32(mask, at));
   }
 #elif defined(__AVX2__)
-  static ACCEL_INLINE __m256i eight(const char* at) {
-    return (__m256i)round((Bits)AsIs<uint32_t>::eight(at));
+  template <typename... Mask>
+  static ACCEL_INLINE __m256i eight(const char* at, Mask... mask) {
+    return (__m256i)round((Bits)AsIs<uint32_t>::eight(at, mask...));
   }
 #endif
 };
@@ -101,8 +106,9 @@ struct RoundedToHalf {
     return _mm512_castps_si512(_mm512_cvtph_ps(_mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT)));
   }
 #elif defined(__AVX2__)
-  static ACCEL_INLINE __m256i eight(const char* at) {
-    const __m256 values = _mm256_castsi256_ps(AsIs<uint32_t>::eight(at));
+  template <typename... Mask>
+  static ACCEL_INLINE __m256i eight(const char* at, Mask... mask) {
+    const __m256 values = _mm256_castsi256_ps(AsIs<uint32_t>::eight(at, mask...));
     return _mm256_castps_si256(_mm256_cvtph_ps(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT)));
   }
 #endif
