@@ -168,7 +168,9 @@ bool floating_native(Inputs inputs) {
 std::optional<Opcode> power_opcode(const at::Scalar& exponent) {
   if (exponent.isComplex()) return std::nullopt;
   const double value = exponent.toDouble();
+  if (value == 1) return Opcode::Copy;  // the gradient of a square asks for it
   if (value == 2) return Opcode::Square;
+  if (value == 3) return Opcode::Cube;
   if (value == 0.5) return Opcode::Sqrt;
   if (value == -0.5) return Opcode::Rsqrt;
   if (value == -1) return Opcode::Reciprocal;

@@ -47,7 +47,7 @@ Output binary(Opcode opcode, Rule rule, const Tensor& out, const Tensor& self, c
 Output floating(Opcode opcode, const Tensor& out, Inputs inputs,
                 c10::ArrayRef<at::Scalar> scalars = {});
 
-// The op that a power with this exponent is, if it is a multiplication or a root: more exact, as in
+// The op that a power with this exponent is, if it is a copy, products or a root: more exact, as in
 // ATen's kernels.
 std::optional<Opcode> power_opcode(const at::Scalar& exponent);
 

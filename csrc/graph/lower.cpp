@@ -367,6 +367,10 @@ void Lowering::less_common() {
       if (has(1)) x = op(Op::Maximum, x, in(1));
       return out(has(2) ? op(Op::Minimum, x, in(2)) : x);
     }
+    case Opcode::Cube: {
+      const Value x = in(0);
+      return out(mul(op(Op::Square, x), x));
+    }
     case Opcode::Frac: {
       const Value x = in(0);
       return out(sub(x, op(Op::Trunc, x)));

@@ -36,7 +36,7 @@ namespace accel::graph {
   X(Arange) /* [start, step] */ X(SquaredDifference)                         \
   X(MseBackward) /* input, target, grad; [scale] */                                          \
   X(Normalize) /* (x - mean) scale + shift? */                                               \
-  X(ClampTensor) /* x, low?, high? */ X(Frac) X(IsPosInf) X(IsNegInf) X(Heaviside)           \
+  X(ClampTensor) /* x, low?, high? */ X(Cube) X(Frac) X(IsPosInf) X(IsNegInf) X(Heaviside)   \
   X(LogAddExp) X(LogAddExp2) X(XLogY) X(XLog1Py) X(Entr) X(Sinc)                             \
   X(EluBackward) /* [alpha, scale, input]; attribute 1 of the result */                      \
   X(HardsigmoidBackward) X(HardswishBackward) X(MishBackward) X(Hardshrink) /* [lambda] */   \

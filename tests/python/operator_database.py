@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -724,20 +725,18 @@ _ADDRESS_DEPENDENT = ("linalg.lstsq",)
 
 
 def _bits(tree: object) -> list[object]:
-    """The results as bytes, beside what describes them."""
+    """The results as bytes, beside what describes them. NaNs are all one: which of two a product
+    returns depends on the order of its factors, which compilers are free to choose."""
+
+    def bytes_of(x: torch.Tensor) -> bytes:
+        x = _plain(x).clone(memory_format=torch.contiguous_format).flatten()
+        values = torch.view_as_real(x) if x.is_complex() else x
+        if values.is_floating_point():
+            values[values.isnan()] = math.nan
+        return bytes(x.view(torch.uint8).numpy())
+
     return [
-        (
-            describe(x),
-            bytes(
-                _plain(x)
-                .clone(memory_format=torch.contiguous_format)
-                .flatten()
-                .view(torch.uint8)
-                .numpy()
-            ),
-        )
-        if isinstance(x, torch.Tensor)
-        else repr(x)
+        (describe(x), bytes_of(x)) if isinstance(x, torch.Tensor) else repr(x)
         for x in pytree.tree_leaves(tree)
         if not isinstance(x, torch.Generator)
     ]
