@@ -731,7 +731,7 @@ def _bits(tree: object) -> list[object]:
     def bytes_of(x: torch.Tensor) -> bytes:
         x = _plain(x).clone(memory_format=torch.contiguous_format).flatten()
         values = torch.view_as_real(x) if x.is_complex() else x
-        if values.is_floating_point():
+        if values.is_floating_point() and values.dtype.itemsize > 1:  # no arithmetic with float8
             values[values.isnan()] = math.nan
         return bytes(x.view(torch.uint8).numpy())
 
