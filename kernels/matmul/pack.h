@@ -157,12 +157,12 @@ void place_lanes(const char* source, int64_t k_bytes, int lanes, int64_t steps, 
         const __m256i line = Read::eight(from + lane * Read::kBytes);
         std::memcpy(packed + step * Width + lane, &line, sizeof(line));
       }
-    }
-    if constexpr (sizeof(Step) == 4 && Read::kBytes == 4) {
-      if (lane < lanes) {
-        const __m256i line = Read::eight(from + lane * Read::kBytes, rest);
-        std::memcpy(packed + step * Width + lane, &line, sizeof(line));
-        lane += 8;
+      if constexpr (Read::kBytes == 4) {
+        if (lane < lanes) {
+          const __m256i line = Read::eight(from + lane * Read::kBytes, rest);
+          std::memcpy(packed + step * Width + lane, &line, sizeof(line));
+          lane += 8;
+        }
       }
     }
 #endif

@@ -778,7 +778,7 @@ def test_every_instruction_set_trains(run_python, train_gpt, isa, amp):
     assert loss == pytest.approx(best, rel=1e-2 if amp else 1e-3)
 
 
-# Something of every folder of kernels/, compared with the CPU.
+# Something of every folder of kernels/ but combine, which takes several ranks.
 EVERY_KIND_OF_KERNEL = """
 import torch
 from torch.nn import functional as F
