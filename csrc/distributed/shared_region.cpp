@@ -41,6 +41,7 @@ SharedRegion::SharedRegion(c10d::Store& store, const Membership& membership, std
     place_ == 0 ? create(store, key) : open(store, key, timeout);
     for (int place = 0; place < size(); ++place) {
       const int process = membership.members[static_cast<size_t>(rank_at(place))].process;
+      process_ids_.push_back(process);
       processes_.push_back(
           process == getpid() ? -1 : static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
     }

@@ -62,6 +62,8 @@ class SharedRegion {
   // This rank's place among those of the host. All that follows speaks of places.
   int place() const { return place_; }
   int rank_at(int place) const { return ranks_[static_cast<size_t>(place)]; }
+  // The id of the process behind a place.
+  int process_at(int place) const { return process_ids_[static_cast<size_t>(place)]; }
 
   SharedMember& member(int place);
   char* slot(int place, uint32_t round);
@@ -107,6 +109,7 @@ class SharedRegion {
   int place_ = 0;
   int descriptor_ = -1;
   char* base_ = nullptr;
+  std::vector<int> process_ids_;
   std::vector<int> processes_;  // descriptors of the other ranks' processes, -1 for our own
 };
 

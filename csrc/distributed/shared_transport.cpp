@@ -16,6 +16,10 @@ namespace {
 
 // Up to so many bytes an all_reduce is one round: every rank adds up everything.
 constexpr int64_t kOneRound = 16 << 10;
+// From so many on it is in place, where the tensors can be shared.
+constexpr int64_t kInPlace = 1 << 20;
+// Of which so many are added up and handed to the others at a time: they stay in the first cache.
+constexpr int64_t kInPlaceStep = 16 << 10;
 
 // What ranks have to agree on, at the head of a collective's first slot.
 struct Agreement {
@@ -125,12 +129,14 @@ int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // One collective on its way through the rounds.
 class Collective {
  public:
-  Collective(SharedRegion& region, const Operation& operation, uint32_t first_round,
-             uint64_t& history)
+  Collective(SharedRegion& region, PeerMemory& peers, const Operation& operation,
+             uint32_t first_round, uint64_t& history)
       : region_(region),
+        peers_(peers),
         operation_(operation),
         size_(region.size()),
         self_(region.place()),
+        start_(first_round),
         first_(first_round),
         history_(history),
         deadline_(runtime::steady_now() + operation.timeout_ms * 1'000'000) {
@@ -139,10 +145,21 @@ class Collective {
 
   // How many rounds it took.
   uint32_t run() {
+    const uint32_t rounds = run_rounds();
+    return first_ - start_ + rounds;
+  }
+
+ private:
+  uint32_t run_rounds() {
     switch (operation_.kind) {
-      case Kind::AllReduce:
-        if (operation_.bytes(operation_.outputs[0]) <= kOneRound) return reduce_in_one_round();
+      case Kind::AllReduce: {
+        const int64_t bytes = operation_.bytes(operation_.outputs[0]);
+        if (bytes <= kOneRound) return reduce_in_one_round();
+        if (bytes >= kInPlace && size_ > 1) {
+          if (const auto rounds = reduce_in_place()) return *rounds;
+        }
         return all_reduce();
+      }
       case Kind::Reduce:
         return reduce();
       case Kind::Broadcast:
@@ -159,7 +176,6 @@ class Collective {
     }
   }
 
- private:
   // ---- rounds ----
 
   // Our slot of a round, once the others have read what was in it.
@@ -170,7 +186,7 @@ class Collective {
       region_.wait(region_.member(other).read, at - SharedRegion::kSlots + 1, other, operation_,
                    deadline_);
     }
-    if (round == 0) {
+    if (at == start_) {
       const Agreement agreement = agreement_of(operation_, self_, history_);
       std::memcpy(region_.slot_header(self_, at), &agreement, sizeof(agreement));
       history_ = after(history_, agreement);
@@ -183,11 +199,17 @@ class Collective {
   const char* slot_of(int other, int64_t round) {
     const uint32_t at = number(round);
     region_.wait(region_.member(other).written, at + 1, other, operation_, deadline_);
-    if (round == 0 && other != self_) compare(other, at);
+    if (at == start_ && other != self_) compare(other, at);
     return region_.slot(other, at);
   }
   // We have read all slots of this round that concern us.
   void close(int64_t round) { region_.member(self_).read.raise_to(number(round) + 1); }
+
+  // A collective may have rounds before those of the way that it takes in the end.
+  void begin_again_after(int64_t rounds) {
+    close(rounds - 1);
+    first_ = number(rounds);
+  }
 
   uint32_t number(int64_t round) const { return first_ + static_cast<uint32_t>(round); }
 
@@ -207,6 +229,18 @@ class Collective {
                        theirs.sequence);
     region_.fail(reason);
     region_.raise(operation_, reason);
+  }
+
+  // What every rank tells all in a round.
+  template <class Value>
+  std::vector<Value> tell(int64_t round, const Value& own) {
+    std::vector<Value> values(static_cast<size_t>(size_), own);
+    std::memcpy(open(round), &own, sizeof(own));
+    publish(round);
+    for_others([&](int other) {
+      std::memcpy(&values[static_cast<size_t>(other)], slot_of(other, round), sizeof(own));
+    });
+    return values;
   }
 
   // The others in turn, beginning behind us, so that not all read the same slot at once.
@@ -229,12 +263,12 @@ class Collective {
   }
   // After the first round's slots have been seen: what each rank's elements are multiplied by.
   void read_factors() {
-    if (!operation_.reduction.weighted) return;
+    if (!operation_.reduction.weighted || !factors_.empty()) return;
     factors_.resize(static_cast<size_t>(size_));
     for (int other = 0; other < size_; ++other) {
       if (other != self_) slot_of(other, 0);
       Agreement agreement;
-      std::memcpy(&agreement, region_.slot_header(other, number(0)), sizeof(agreement));
+      std::memcpy(&agreement, region_.slot_header(other, start_), sizeof(agreement));
       factors_[static_cast<size_t>(other)] = agreement.factor;
     }
   }
@@ -251,6 +285,77 @@ class Collective {
     combine(piece.data, sources.data(), piece.elements);
     close(0);
     return 1;
+  }
+
+  // Every rank adds up a piece of its own where the tensors are and writes it to all of them. First
+  // the ranks find out whether all can, where, and whether all see it; nothing where not. What is
+  // less than a page goes through the first round's slots.
+  std::optional<uint32_t> reduce_in_place() {
+    const Piece& all = operation_.outputs[0];
+    const int64_t tail = operation_.bytes(all) % PeerMemory::kPage;
+    const int64_t bytes = operation_.bytes(all) - tail;
+    struct Offer {
+      bool willing;
+      char tail[PeerMemory::kPage];
+    };
+    Offer offer;
+    offer.willing = peers_.begin(all.data, operation_.bytes(all));
+    std::memcpy(offer.tail, all.data + bytes, static_cast<size_t>(tail));
+    const std::vector<Offer> offers = tell(0, offer);
+    if (!std::all_of(offers.begin(), offers.end(), [](const Offer& o) { return o.willing; })) {
+      begin_again_after(1);
+      return std::nullopt;
+    }
+    read_factors();
+
+    const auto shared = peers_.share(all.data, bytes);
+    try {
+      const auto places = tell(1, shared.value_or(runtime::SharedMemory()));
+      std::vector<char*> tensors(static_cast<size_t>(size_), all.data);
+      bool sees_all = shared.has_value();
+      for_others([&](int other) {
+        const auto at = static_cast<size_t>(other);
+        tensors[at] = places[at].descriptor >= 0 ? peers_.map(other, places[at], bytes) : nullptr;
+        sees_all = sees_all && tensors[at] != nullptr;
+      });
+      const std::vector<char> seen = tell(2, static_cast<char>(sees_all));
+      if (std::count(seen.begin(), seen.end(), 0) != 0) {
+        peers_.give_up();
+        begin_again_after(3);
+        return std::nullopt;
+      }
+      combine_own_piece(tensors, bytes / operation_.element_size);
+      tell(3, char{});
+    } catch (...) {
+      // A rank that comes late would write to what the program may use for other things by then.
+      peers_.unshare(all.data, bytes);
+      throw;
+    }
+    std::vector<const char*> tails;
+    for (const Offer& o : offers) tails.push_back(o.tail);
+    combine(all.data + bytes, tails.data(), tail / operation_.element_size);
+    close(3);
+    return 4;
+  }
+
+  void combine_own_piece(const std::vector<char*>& tensors, int64_t elements) {
+    const int64_t size = operation_.element_size, step = kInPlaceStep / size;
+    // Of a multiple of a page.
+    const int64_t begin = elements / step * self_ / size_ * step;
+    const int64_t end =
+        self_ == size_ - 1 ? elements : elements / step * (self_ + 1) / size_ * step;
+    char* const own = tensors[static_cast<size_t>(self_)];
+    std::vector<const char*> sources(tensors.size());
+    for (int64_t at = begin; at < end; at += step) {
+      const int64_t count = std::min(step, end - at);
+      for (size_t rank = 0; rank < tensors.size(); ++rank)
+        sources[rank] = tensors[rank] + at * size;
+      combine(own + at * size, sources.data(), count);
+      for_others([&](int other) {
+        std::memcpy(tensors[static_cast<size_t>(other)] + at * size, own + at * size,
+                    static_cast<size_t>(count * size));
+      });
+    }
   }
 
   // In chunks of a piece for each rank. In a round, three chunks are under way: the newest is
@@ -472,9 +577,11 @@ class Collective {
   }
 
   SharedRegion& region_;
+  PeerMemory& peers_;
   const Operation& operation_;
   const int size_, self_;
-  const uint32_t first_;
+  const uint32_t start_;  // the collective's first round
+  uint32_t first_;        // that the way which it takes counts from
   uint64_t& history_;
   const int64_t deadline_;
   std::vector<double> factors_;
@@ -528,14 +635,14 @@ class Running {
 }  // namespace
 
 SharedTransport::SharedTransport(std::unique_ptr<SharedRegion> region)
-    : region_(std::move(region)), mailbox_(*region_) {}
+    : region_(std::move(region)), mailbox_(*region_), peers_(*region_) {}
 
 void SharedTransport::run(const Operation& operation) {
   const Running running(running_);
   if (const std::string reason = failure(); !reason.empty()) region_->raise(operation, reason);
   std::optional<OwnCores> cores;
   if (operation.largest_piece() >= kManyRounds) cores.emplace(region_->place(), region_->size());
-  round_ += Collective(*region_, operation, round_, history_).run();
+  round_ += Collective(*region_, peers_, operation, round_, history_).run();
 }
 
 int SharedTransport::run_message(const Operation& operation) {

@@ -1,4 +1,5 @@
-// Collectives of ranks that all run on one host, through the slots of a SharedRegion.
+// Collectives of ranks that all run on one host, through the slots of a SharedRegion; of large
+// tensors that are reduced again and again, in place (PeerMemory).
 //
 // Every collective is a number of rounds, the same on each rank. In a round a rank fills its own
 // slot, if it has something to say, and reads the others'. Its slot of four rounds ago is free for
@@ -7,6 +8,7 @@
 #pragma once
 
 #include "csrc/distributed/mailbox.h"
+#include "csrc/distributed/peer_memory.h"
 #include "csrc/distributed/shared_region.h"
 #include "csrc/distributed/transport.h"
 
@@ -26,6 +28,7 @@ class SharedTransport final : public Transport {
  private:
   std::unique_ptr<SharedRegion> region_;
   Mailbox mailbox_;
+  PeerMemory peers_;
   uint32_t round_ = 0;    // of the next collective's first
   uint64_t history_ = 0;  // a hash of all collectives so far
   std::atomic<int> running_{0};

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,13 @@ struct DeviceProperties {
   std::vector<std::string> supported_isas;  // what they could use
   size_t total_memory = 0;                  // bytes, the capacity of the allocator
   int cores = 0;                            // width of a full team
+};
+
+// Where other processes of this host find device memory: an open file of this process, which they
+// map from an offset on.
+struct SharedMemory {
+  int descriptor = -1;
+  int64_t offset = 0;
 };
 
 class Driver {
@@ -39,6 +47,14 @@ class Driver {
   virtual void* host_pointer(const void* address) const = 0;
   // The inverse, for memory that host code names.
   virtual void* device_pointer(const void* host_address) const = 0;
+
+  // Whether an address lies in reserved memory whose pages other processes can map; makes whole
+  // pages such, without a change to contents or addresses, while nobody else writes to them; and
+  // takes that back: what others write afterwards is lost. The collectives of one host ask for it
+  // and do without where there is none.
+  virtual bool can_share(const void* address) const = 0;
+  virtual std::optional<SharedMemory> share(void* address, size_t bytes) = 0;
+  virtual void unshare(void* address, size_t bytes) = 0;
 
   // Called once for each Launch of a new Plan, on any thread: what can be found before addresses
   // and scalars are known is found here, and what a device needs of the code is brought to it.

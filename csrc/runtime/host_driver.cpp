@@ -18,6 +18,7 @@
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/driver.h"
 #include "csrc/runtime/launch.h"
+#include "csrc/runtime/shared_pages.h"
 #include "csrc/runtime/stream.h"
 #include "csrc/runtime/team.h"
 #include "kernels/common/isa.h"
@@ -252,17 +253,22 @@ class HostDriver final : public Driver {
     bytes = round_up(bytes, kHugePage);
     if (guarded_) return guarded_->reserve(bytes);
     void* address = map_aligned(bytes);
-    if (address != nullptr) advise(address, bytes);
+    if (address == nullptr) return nullptr;
+    advise(address, bytes);
+    const std::lock_guard lock(mutex_);
+    reserved_[reinterpret_cast<uintptr_t>(address)] = bytes;
     return address;
   }
 
   void release(int /*device*/, void* address, size_t bytes) override {
     bytes = round_up(bytes, kHugePage);
-    if (guarded_) {
-      guarded_->release(address, bytes);
-    } else {
-      munmap(address, bytes);
+    if (guarded_) return guarded_->release(address, bytes);
+    shared_.forget(address, bytes);
+    {
+      const std::lock_guard lock(mutex_);
+      reserved_.erase(reinterpret_cast<uintptr_t>(address));
     }
+    munmap(address, bytes);
   }
 
   bool host_addressable() const override { return true; }
@@ -270,6 +276,21 @@ class HostDriver final : public Driver {
   void* device_pointer(const void* host_address) const override {
     return runtime::device_pointer(host_address);
   }
+
+  // Under guarded memory each page has two addresses, of which a mapping would replace one.
+  bool can_share(const void* address) const override {
+    const auto start = reinterpret_cast<uintptr_t>(address);
+    const std::lock_guard lock(mutex_);
+    auto arena = reserved_.upper_bound(start);
+    if (arena == reserved_.begin()) return false;
+    --arena;
+    return start < arena->first + arena->second;
+  }
+  std::optional<SharedMemory> share(void* address, size_t bytes) override {
+    if (!can_share(address)) return std::nullopt;
+    return shared_.share(address, bytes);
+  }
+  void unshare(void* address, size_t bytes) override { shared_.unshare(address, bytes); }
 
   void load(Launch& launch) override { load_launch(launch); }
   void launch(const Launch& launch, const Arguments& arguments) override {
@@ -280,6 +301,9 @@ class HostDriver final : public Driver {
   int device_count_;
   size_t capacity_;  // of each device
   std::optional<GuardedMemory> guarded_;
+  mutable std::mutex mutex_;
+  std::map<uintptr_t, size_t> reserved_;  // by address; without guarded memory's. Under mutex_
+  SharedPages shared_;
 };
 
 }  // namespace

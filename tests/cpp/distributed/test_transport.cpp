@@ -7,16 +7,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "csrc/distributed/hierarchical_transport.h"
 #include "csrc/distributed/shared_transport.h"
+#include "csrc/runtime/driver.h"
 
 namespace accel::distributed {
 namespace {
@@ -139,6 +142,107 @@ TEST(Transport, AllReduceOfManySizes) {
       }
     }));
   }
+}
+
+// Device memory of a rank.
+class Arena {
+ public:
+  static constexpr size_t kBytes = size_t{16} << 20;
+  ~Arena() { runtime::driver().release(0, data_, kBytes); }
+  // Where host code finds it.
+  char* at(size_t offset) const {
+    return static_cast<char*>(runtime::driver().host_pointer(data_)) + offset;
+  }
+
+ private:
+  void* data_ = runtime::driver().reserve(0, kBytes);
+};
+
+// Whether the page of an address is in the file that other processes can map.
+bool is_shared(const char* address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0, end = 0;
+    char dash = 0;
+    std::istringstream(line) >> std::hex >> begin >> dash >> end;
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    if (begin <= at && at < end) return line.find("memfd:accel ") != std::string::npos;
+  }
+  return false;
+}
+
+// Tensors that are reduced again and again, some of them over parts of others, some at no page's
+// beginning, of sizes that are no whole pages.
+TEST(Transport, ReducesDeviceMemoryInPlace) {
+  struct Place {
+    size_t offset;
+    int64_t count;
+  };
+  constexpr int64_t kMega = (1 << 20) / 8;
+  for (const int size : {2, 3, 5}) {
+    expect_none(run_ranks(size, [size](int rank, Transport& transport) {
+      const Arena arena;
+      const std::vector<Place> places = {
+          {0, kMega},
+          {4 << 20, 2 * kMega + 77},
+          {size_t{5} << 20, kMega + 512},  // in the middle of the last
+          {(8 << 20) + 4096, 4 * kMega - 1},
+          {(13 << 20) + 64, kMega + 1},
+          {size_t{14} << 20, kMega - 1},
+      };
+      std::mt19937 random(7);  // the same on all ranks
+      for (uint64_t sequence = 1; sequence <= 60; ++sequence) {
+        const size_t chosen = random() % places.size();
+        const Place& place = places[chosen];
+        char* const data = arena.at(place.offset);
+        const Numbers numbers = numbers_of(rank, place.count, sequence);
+        std::memcpy(data, numbers.data(), numbers.size() * sizeof(numbers[0]));
+        Operation operation = make(Kind::AllReduce, sequence);
+        operation.outputs = {Piece{data, place.count}};
+        // Of one tensor the ranks disagree about its use.
+        if (chosen == 0 && rank == 1) {
+          Numbers elsewhere = numbers;
+          operation.outputs = {piece(elsewhere)};
+          transport.run(operation);
+          std::memcpy(data, elsewhere.data(), numbers.size() * sizeof(numbers[0]));
+        } else {
+          transport.run(operation);
+        }
+        Numbers result(numbers.size());
+        std::memcpy(result.data(), data, numbers.size() * sizeof(numbers[0]));
+        for (int64_t i = 0; i < place.count; ++i) {
+          int64_t expected = 0;
+          for (int r = 0; r < size; ++r) expected += number(r, i, sequence);
+          ASSERT_EQ(result[static_cast<size_t>(i)], expected) << place.count << " at " << i;
+        }
+      }
+      EXPECT_FALSE(is_shared(arena.at(0)));
+      EXPECT_EQ(is_shared(arena.at(size_t{9} << 20)), runtime::driver().can_share(arena.at(0)));
+      EXPECT_FALSE(is_shared(arena.at(size_t{13} << 20)));
+      EXPECT_FALSE(is_shared(arena.at(size_t{14} << 20)));
+    }));
+  }
+}
+
+TEST(Transport, ReducesInPlaceWithFactorsAndRoundsOnce) {
+  expect_none(run_ranks(3, [](int rank, Transport& transport) {
+    const Arena arena;
+    const int64_t count = (1 << 20) + 3;
+    auto* const values = reinterpret_cast<c10::BFloat16*>(arena.at(0));
+    for (uint64_t sequence = 1; sequence <= 6; ++sequence) {
+      std::fill(values, values + count, rank == 0 ? 256.0f : 0.5f);
+      Operation operation = make(Kind::AllReduce, sequence);
+      operation.dtype = c10::ScalarType::BFloat16;
+      operation.element_size = 2;
+      operation.reduction.dtype = kernels::DType::BFloat16;
+      operation.reduction.weighted = true;
+      operation.reduction.factor = rank == 0 ? 1 : 2;
+      operation.outputs = {Piece{arena.at(0), count}};
+      transport.run(operation);
+      for (int64_t i = 0; i < count; ++i) ASSERT_EQ(static_cast<float>(values[i]), 258) << i;
+    }
+    EXPECT_EQ(is_shared(arena.at(0)), runtime::driver().can_share(arena.at(0)));
+  }));
 }
 
 TEST(Transport, EveryCollectiveInRandomOrder) {
