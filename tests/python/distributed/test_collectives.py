@@ -383,6 +383,40 @@ def test_groups_and_streams_interleave(ranks, seed):
     ranks(run_interleaved, seed, ranks=3)
 
 
+def reduce_again_and_again(place, seeds):
+    """Large tensors that keep their memory, which the ranks then map: in two groups by turns, some
+    inside others, some at no page's beginning, and now and then the memory is made anew."""
+    groups = [dist.group.WORLD, dist.new_group(list(range(place.ranks)))]
+    for seed in seeds:
+        choose = random.Random(seed)
+        generator = torch.Generator().manual_seed(seed)
+        dtype = choose.choice([*INTEGRAL, *FLOATING])
+        count = (2 << 20) // dtype.itemsize
+        memory = torch.zeros(5 * count + 7, dtype=dtype, device=place.device)
+        page = 4096 // dtype.itemsize
+        places = [(0, count), (count, 2 * count + 3), (3 * count + 5, count + 2)]
+        places += [(count + 5 * page, count), (page * (seed % 3), 3 * count - 1)]
+        expected = torch.zeros_like(memory, device="cpu")
+        for turn in range(25):
+            if choose.random() < 0.1:
+                del memory
+                torch.accel.empty_cache()
+                memory = expected.to(place.device)
+            start, size = choose.choice(places)
+            op = random_op(choose, dtype)
+            tensors = [make(generator, (size,), dtype) for _ in range(place.ranks)]
+            expected[start : start + size] = combined(tensors, op)
+            part = memory[start : start + size].copy_(tensors[place.rank])
+            dist.all_reduce(part, op, choose.choice(groups))
+            if turn % 5 == 4:
+                same_bits(memory, expected)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_large_tensors_reduced_again_and_again(ranks, count):
+    ranks(reduce_again_and_again, range(4), ranks=count)
+
+
 def use_futures(place):
     tensor = torch.ones(1000, device=place.device)
     future = dist.all_reduce(tensor, async_op=True).get_future()

@@ -43,6 +43,7 @@ class Processes:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-c", source, str(rank), str(ranks), str(folder / "store")],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -138,6 +139,44 @@ def test_a_stopped_rank_is_named_after_the_timeout(tmp_path):
         ranks.processes[1].send_signal(signal.SIGCONT)
         status, _, error = ranks.end(1)
         assert status == 1 and "rank 0: Timed out" in error, error
+
+
+@pytest.mark.parametrize("turn", range(KILLS))
+def test_what_a_stopped_rank_writes_later_is_lost(tmp_path, turn):
+    """It stops in the middle of a collective that is in place; the other gives up, uses the memory
+    for something else, and then the first goes on."""
+    program = """
+    join(timeout=2)
+    tensor = torch.ones(8 << 20, device="accel")
+    memory = tensor.data_ptr()
+    try:
+        for turn in range(1_000_000):
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            torch.accel.synchronize()
+            if turn == 5:
+                print("ready", flush=True)
+    except dist.DistBackendError as error:
+        assert "Timed out" in str(error), error
+    tensor.fill_(rank + 7)
+    torch.accel.synchronize()
+    print("gave up", flush=True)
+    sys.stdin.readline()
+    assert tensor.data_ptr() == memory
+    assert (tensor == rank + 7).all().item()
+    """
+    with Processes(tmp_path, program) as ranks:
+        for rank in range(2):
+            ranks.await_line(rank, "ready")
+        with pytest.raises(subprocess.TimeoutExpired):
+            ranks.processes[1].wait(timeout=random.Random(turn).random() * 0.1)
+        ranks.processes[1].send_signal(signal.SIGSTOP)
+        ranks.await_line(0, "gave up")
+        ranks.processes[1].send_signal(signal.SIGCONT)
+        ranks.await_line(1, "gave up")
+        for rank in range(2):
+            ranks.processes[rank].stdin.write("\n")
+            status, _, error = ranks.end(rank)
+            assert status == 0, error
 
 
 def test_the_exit_with_work_queued_is_clean(tmp_path):
