@@ -24,14 +24,21 @@ bool PeerMemory::begin(const char* data, int64_t bytes) {
   if (!driver.can_share(driver.device_pointer(data))) return false;
   if (uses_.size() >= kRemembered) uses_.clear();
   Uses& uses = uses_[data];
-  if (uses.bytes != bytes) uses = {bytes, 0};
-  if (uses.count < kUses) ++uses.count;
-  return uses.count == kUses;
+  if (uses.bytes != bytes) uses = Uses{bytes};
+  return ++uses.count >= uses.needed;
 }
 
 std::optional<runtime::SharedMemory> PeerMemory::share(const char* data, int64_t bytes) {
   runtime::Driver& driver = runtime::driver();
-  return driver.share(driver.device_pointer(data), static_cast<size_t>(bytes));
+  const auto shared = driver.share(driver.device_pointer(data), static_cast<size_t>(bytes));
+  if (!shared) return shared;
+  Uses& uses = uses_[data];
+  if (uses.offset >= 0 && uses.offset != shared->offset) {
+    uses.count = 0;
+    uses.needed *= 2;
+  }
+  uses.offset = shared->offset;
+  return shared;
 }
 
 void PeerMemory::unshare(const char* data, int64_t bytes) {

@@ -28,8 +28,9 @@ class PeerMemory {
 
   // A collective begins. Whether its tensor is worth sharing, and can be.
   bool begin(const char* data, int64_t bytes);
-  // The driver's share() and unshare(), of memory as host code finds it.
-  static std::optional<runtime::SharedMemory> share(const char* data, int64_t bytes);
+  // The driver's share() and unshare(), of memory as host code finds it. What has to move again,
+  // because tensors that overlap it were shared meanwhile, is worth it after twice as many uses.
+  std::optional<runtime::SharedMemory> share(const char* data, int64_t bytes);
   static void unshare(const char* data, int64_t bytes);
   // Where that memory of another rank is in this process, until the next begin(); null where it
   // cannot be mapped.
@@ -40,11 +41,11 @@ class PeerMemory {
  private:
   // Of more than so many, all are forgotten: what is used again comes back.
   static constexpr size_t kRemembered = 1024, kMapped = 256;
-  static constexpr int kUses = 3;  // the use with which a tensor is shared
 
   struct Uses {
     int64_t bytes = 0;
-    int count = 0;
+    int64_t count = 0, needed = 3;  // the tensor is shared with the third use
+    int64_t offset = -1;            // where it was shared last
   };
   struct Key {
     int place;

@@ -169,18 +169,15 @@ void multiply(const PanelProduct& product) {
 }
 
 #if defined(__AVX512F__)
+// As Lanes::round() does.
 void round_sums(float* sums, int64_t n) {
-  using Lanes = PairLanes<Brain>;
-  for (int64_t i = 0; i < n; i += 32) {
-    Lanes::Vector pair[2] = {};
-    const int64_t bytes = (n - i < 32 ? n - i : 32) * static_cast<int64_t>(sizeof(float));
-    std::memcpy(pair, sums + i, bytes);
-    const Lanes::Pairs rounded = Lanes::round(pair[0], pair[1]);
-    Brain values[32];
-    std::memcpy(values, &rounded, sizeof(values));
-    float wide[32];
-    for (int j = 0; j < 32; ++j) wide[j] = widen(values[j]);
-    std::memcpy(sums + i, wide, bytes);
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto mask = static_cast<__mmask16>(n - i < 16 ? (1 << (n - i)) - 1 : 0xffff);
+    const __m512 values = _mm512_maskz_loadu_ps(mask, sums + i);
+    __m256i rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(values));
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
+    _mm512_mask_storeu_ps(sums + i, mask, _mm512_castsi512_ps(wide));
   }
 }
 #endif
