@@ -19,7 +19,7 @@ namespace accel::distributed {
 
 class PeerMemory {
  public:
-  static constexpr int64_t kPage = 4096;
+  static constexpr int64_t kPage = runtime::SharedMemory::kPage;
 
   explicit PeerMemory(const SharedRegion& region) : region_(region) {}
   ~PeerMemory();

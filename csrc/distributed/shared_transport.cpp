@@ -340,7 +340,7 @@ class Collective {
 
   void combine_own_piece(const std::vector<char*>& tensors, int64_t elements) {
     const int64_t size = operation_.element_size, step = kInPlaceStep / size;
-    // Of a multiple of a page.
+    // Pieces begin with a step.
     const int64_t begin = elements / step * self_ / size_ * step;
     const int64_t end =
         self_ == size_ - 1 ? elements : elements / step * (self_ + 1) / size_ * step;
@@ -348,8 +348,9 @@ class Collective {
     std::vector<const char*> sources(tensors.size());
     for (int64_t at = begin; at < end; at += step) {
       const int64_t count = std::min(step, end - at);
-      for (size_t rank = 0; rank < tensors.size(); ++rank)
+      for (size_t rank = 0; rank < tensors.size(); ++rank) {
         sources[rank] = tensors[rank] + at * size;
+      }
       combine(own + at * size, sources.data(), count);
       for_others([&](int other) {
         std::memcpy(tensors[static_cast<size_t>(other)] + at * size, own + at * size,

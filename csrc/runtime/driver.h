@@ -24,6 +24,7 @@ struct DeviceProperties {
 // Where other processes of this host find device memory: an open file of this process, which they
 // map from an offset on.
 struct SharedMemory {
+  static constexpr size_t kPage = 4096;  // what is shared consists of
   int descriptor = -1;
   int64_t offset = 0;
 };

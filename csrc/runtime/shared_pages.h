@@ -17,8 +17,6 @@ namespace accel::runtime {
 
 class SharedPages {
  public:
-  static constexpr size_t kPage = 4096;
-
   SharedPages() = default;
   ~SharedPages();
   SharedPages(const SharedPages&) = delete;

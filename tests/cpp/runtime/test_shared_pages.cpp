@@ -16,7 +16,7 @@
 namespace accel::runtime {
 namespace {
 
-constexpr size_t kPage = SharedPages::kPage, kArena = size_t{8} << 20;
+constexpr size_t kPage = SharedMemory::kPage, kArena = size_t{8} << 20;
 
 // As the driver reserves it, and forgotten before it is unmapped.
 class Arena {
