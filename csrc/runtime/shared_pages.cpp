@@ -54,10 +54,13 @@ SharedPages::~SharedPages() {
 // Written, not mapped twice and copied: where there is no memory left, that is an error of a call
 // and no signal.
 bool SharedPages::move_into_file(char* address, size_t bytes, int64_t offset) {
-  return write_all(descriptor_, address, bytes, offset) &&
-         mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
-              descriptor_, offset) != MAP_FAILED &&
-         madvise(address, bytes, MADV_DONTFORK) == 0;
+  if (!write_all(descriptor_, address, bytes, offset)) return false;
+  if (mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
+           descriptor_, offset) == MAP_FAILED) {
+    return false;
+  }
+  madvise(address, bytes, MADV_DONTFORK);
+  return true;
 }
 
 // Returns the bytes done.
@@ -83,18 +86,21 @@ void SharedPages::free_in_file(int64_t offset, size_t bytes) {
             static_cast<off_t>(bytes));
 }
 
+// The first piece that ends behind an address.
+SharedPages::Pieces::iterator SharedPages::piece_behind(uintptr_t start) {
+  const auto next = pieces_.upper_bound(start);
+  if (next == pieces_.begin()) return next;
+  const auto piece = std::prev(next);
+  return start < piece->first + piece->second.bytes ? piece : next;
+}
+
 // Takes a range out of the pieces and gives its memory back; what is left of a piece stays one.
 void SharedPages::drop(uintptr_t start, size_t bytes) {
   const uintptr_t end = start + bytes;
-  auto next = pieces_.upper_bound(start);
-  if (next != pieces_.begin()) --next;
+  auto next = piece_behind(start);
   while (next != pieces_.end() && next->first < end) {
     const auto [piece_start, piece] = *next;
     const uintptr_t piece_end = piece_start + piece.bytes;
-    if (piece_end <= start) {
-      ++next;
-      continue;
-    }
     next = pieces_.erase(next);
     const uintptr_t from = std::max(start, piece_start), to = std::min(end, piece_end);
     const auto offset_of = [&](uintptr_t address) {
@@ -109,12 +115,11 @@ void SharedPages::drop(uintptr_t start, size_t bytes) {
 std::optional<SharedMemory> SharedPages::share(void* address, size_t bytes) {
   const std::lock_guard lock(mutex_);
   const auto start = reinterpret_cast<uintptr_t>(address);
-  auto next = pieces_.upper_bound(start);
-  if (next != pieces_.begin()) {
-    const auto& [piece_start, piece] = *std::prev(next);
-    if (start + bytes <= piece_start + piece.bytes) {
-      return SharedMemory{descriptor_, piece.offset + static_cast<int64_t>(start - piece_start)};
-    }
+  const auto found = piece_behind(start);
+  if (found != pieces_.end() && found->first <= start &&
+      start + bytes <= found->first + found->second.bytes) {
+    const auto inside = static_cast<int64_t>(start - found->first);
+    return SharedMemory{descriptor_, found->second.offset + inside};
   }
   if (pieces_.size() >= kMaximumPieces) return std::nullopt;
   if (descriptor_ < 0) descriptor_ = memfd_create("accel", MFD_CLOEXEC);
@@ -136,13 +141,12 @@ std::optional<SharedMemory> SharedPages::share(void* address, size_t bytes) {
 void SharedPages::unshare(void* address, size_t bytes) {
   const std::lock_guard lock(mutex_);
   const auto start = reinterpret_cast<uintptr_t>(address), end = start + bytes;
-  auto piece = pieces_.upper_bound(start);
-  if (piece != pieces_.begin()) --piece;
+  auto piece = piece_behind(start);
   while (piece != pieces_.end() && piece->first < end) {
     const uintptr_t from = std::max(start, piece->first);
     const uintptr_t to = std::min(end, piece->first + piece->second.bytes);
     ++piece;
-    if (from < to) drop(from, move_out(reinterpret_cast<char*>(from), to - from));
+    drop(from, move_out(reinterpret_cast<char*>(from), to - from));
   }
 }
 

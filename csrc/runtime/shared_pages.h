@@ -42,16 +42,18 @@ class SharedPages {
     size_t bytes;
     int64_t offset;  // in the file
   };
+  using Pieces = std::map<uintptr_t, Piece>;  // by address
 
   bool move_into_file(char* address, size_t bytes, int64_t offset);
   static size_t move_out(char* address, size_t bytes);
   void free_in_file(int64_t offset, size_t bytes);
+  Pieces::iterator piece_behind(uintptr_t start);
   void drop(uintptr_t start, size_t bytes);
 
   std::mutex mutex_;
   int descriptor_ = -1;
-  int64_t end_ = 0;                    // of the file
-  std::map<uintptr_t, Piece> pieces_;  // by address
+  int64_t end_ = 0;  // of the file
+  Pieces pieces_;
 };
 
 }  // namespace accel::runtime
