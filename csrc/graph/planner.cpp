@@ -777,7 +777,7 @@ class GroupPlanner {
     for (int index : group_.nodes) {
       const Node& node = graph_.nodes[index];
       if (node.opcode == Opcode::Matmul) {
-        builder.output(node.outputs[0], Domain::Elements, builder.tile());
+        builder.output(node.outputs[0], Domain::Elements, builder.tile(node.outputs[0].dtype));
       } else {
         lower(node, domain_of(node, group_), builder);
       }
@@ -858,9 +858,18 @@ class GroupPlanner {
 
   Launch fused_matmul(const Node& node, const ProgramBuilder& builder, vec::Program program) const {
     runtime::MatmulLaunch launch = matmul_launch(node);
+    kernels::Matmul& matmul = launch.matmul;
+    if (only_widens(program)) {
+      const View& out = builder.operands()[0].view;
+      const std::vector<int64_t> strides =
+          strides_over(out.layout(), {matmul.batch, matmul.m, matmul.n});
+      launch.out = out.reference();
+      matmul.out = {nullptr, strides[0], strides[1], strides[2]};
+      matmul.widened = true;
+      return {launch, name(), {}};
+    }
     launch.program = std::move(program);
     launch.scalars = builder.scalars();
-    const kernels::Matmul& matmul = launch.matmul;
     const std::vector<int64_t> sizes{matmul.batch, matmul.m, matmul.n};
     for (const ProgramBuilder::Operand& operand : builder.operands()) {
       const std::vector<int64_t> strides = strides_over(operand.view.layout(), sizes);
@@ -869,6 +878,13 @@ class GroupPlanner {
       launch.operands.push_back({nullptr, strides[0] * size, strides[1] * size, strides[2] * size});
     }
     return {launch, name(), {}};
+  }
+
+  // Whether a product's epilogue stores it as fp32 and does nothing else: the gradient of a weight
+  // under autocast. The product needs no program for that.
+  static bool only_widens(const vec::Program& program) {
+    return program.code.size() == 2 && program.code[0].op == vec::Op::LoadTile &&
+           program.code[1].op == vec::Op::Store && program.operands[0] == DType::Float32;
   }
 
   std::optional<Launch> vector_launch(const ProgramBuilder& builder, vec::Program program) const {

@@ -60,9 +60,10 @@ Value ProgramBuilder::load(const View& view, Domain domain) {
   return add(entry);
 }
 
-Value ProgramBuilder::tile() {
+Value ProgramBuilder::tile(DType dtype) {
   Entry entry;
   entry.instruction.op = Op::LoadTile;
+  entry.instruction.dtype = dtype;
   entry.result = Lane::F32;
   entry.kept = false;
   return add(entry);
@@ -149,7 +150,9 @@ Value ProgramBuilder::round(Value value, DType dtype) {
   const Entry& source = values_[value];
   const bool is_load = source.instruction.op == Op::Load;
   if (is_load && operands_[source.instruction.index].view.dtype == dtype) return value;
-  if (source.instruction.op == Op::Round && source.instruction.dtype == dtype) return value;
+  const bool is_rounded =
+      source.instruction.op == Op::Round || source.instruction.op == Op::LoadTile;
+  if (is_rounded && source.instruction.dtype == dtype) return value;
   Entry entry;
   entry.instruction.op = Op::Round;
   entry.instruction.lane = entry.result = lane(value);

@@ -27,7 +27,7 @@ class ProgramBuilder {
 
   // --- values ---------------------------------------------------------------------------------
   Value load(const View& view, Domain domain);
-  Value tile();  // what the engine made
+  Value tile(DType dtype);  // what the engine made, rounded to this dtype
   Value constant(double value, vec::Lane lane);
   Value scalar(int32_t segment_scalar, vec::Lane lane);
   Value linear_index();

@@ -41,7 +41,7 @@ class BlockedProduct {
         a_(rows_of(args, batch)),
         b_(columns_of(args, batch)),
         direct_(!args.epilogue.program && args.out.column_stride == 1 &&
-                args.result == engine_.accumulator),
+                stored_as(args) == engine_.accumulator),
         rounds_(!args.epilogue.program && args.out.column_stride == 1 &&
                 rounds_sums(args, engine_)),
         reads_rows_(engine_.reads_rows && !blocking.share_a && a_.dtype == engine_.packed &&
@@ -213,7 +213,7 @@ class BlockedProduct {
       }
     }
     multiply_blocks(region, rows, columns, c, c_stride);
-    const bool finished = direct_ || (rounds_ && args_.k > 0);
+    const bool finished = args_.k > 0 ? rounds_ || (direct_ && !args_.widened) : direct_;
     if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_);
   }
 
@@ -257,7 +257,8 @@ class BlockedProduct {
           product.k = k.size();
           product.c = c + (row * c_stride + offset) * size;
           product.c_stride = c_stride;
-          if (rounds_ && k.end == args_.k) {
+          product.rounds = rounds_ && k.end == args_.k;
+          if (product.rounds && !args_.widened) {
             product.rounded = reinterpret_cast<uint16_t*>(
                 output_address(args_, batch_, region.row + row, region.column + offset));
             product.rounded_stride = args_.out.row_stride;

@@ -38,7 +38,9 @@ struct PanelProduct {
   void* c = nullptr;  // contiguous along columns, c_stride elements from row to row
   int64_t c_stride = 0;
   Update update = Update::Store;
-  // Not null: the sums are rounded to bf16 and stored here, and c is at most read.
+  // Whether the sums are rounded to bf16. With `rounded` they are stored there, and c is at most
+  // read; without, in c.
+  bool rounds = false;
   uint16_t* rounded = nullptr;
   int64_t rounded_stride = 0;
 };
@@ -61,7 +63,7 @@ struct Engine {
                        void* packed);
   void (*multiply)(const PanelProduct& product);
   bool reads_rows = false;  // whether multiply() takes a_row_bytes
-  // Rounds n fp32 sums to bf16 in place, as multiply() does for `rounded`. Null: it does not.
+  // Rounds n fp32 sums to bf16 in place, as multiply() does for `rounds`. Null: it does not.
   void (*round_sums)(float* sums, int64_t n) = nullptr;
   // Ends the use of the engine on the calling thread; may be null.
   void (*release)() = nullptr;

@@ -35,6 +35,9 @@ __attribute__((noinline)) void finish_columns(const PanelProduct& product,
                     product.columns * sizeof(uint16_t));
         continue;
       }
+      if (product.rounds) {
+        for (int v = 0; v < kVectors; ++v) line[v] = Lanes::rounded(line[v]);
+      }
     }
     std::memcpy(c, line, bytes);
   }
@@ -117,6 +120,13 @@ void multiply_rows(const PanelProduct& product) {
         }
         return;
       }
+      if (product.rounds) {
+#pragma GCC unroll 14
+        for (int row = 0; row < kCount; ++row) {
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) sums[row][v] = Lanes::rounded(sums[row][v]);
+        }
+      }
     }
 #pragma GCC unroll 14
     for (int row = 0; row < kCount; ++row) {
@@ -169,15 +179,12 @@ void multiply(const PanelProduct& product) {
 }
 
 #if defined(__AVX512F__)
-// As Lanes::round() does.
 void round_sums(float* sums, int64_t n) {
+  using Lanes = PairLanes<Brain>;
   for (int64_t i = 0; i < n; i += 16) {
     const auto mask = static_cast<__mmask16>(n - i < 16 ? (1 << (n - i)) - 1 : 0xffff);
     const __m512 values = _mm512_maskz_loadu_ps(mask, sums + i);
-    __m256i rounded;
-    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(values));
-    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
-    _mm512_mask_storeu_ps(sums + i, mask, _mm512_castsi512_ps(wide));
+    _mm512_mask_storeu_ps(sums + i, mask, (__m512)Lanes::rounded((Lanes::Vector)values));
   }
 }
 #endif

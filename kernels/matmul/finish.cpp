@@ -41,27 +41,27 @@ void finish(const Matmul& args, const Region& region, void* values, int64_t stri
   const int64_t size = size_of(accumulator);
   auto* bytes = static_cast<char*>(values);
   auto* floats = static_cast<float*>(values);
-  const bool rounded = engine && rounds_sums(args, *engine);
-  if (rounded) {
+  if (engine && rounds_sums(args, *engine)) {
     for (int64_t row = 0; row < region.rows; ++row) {
       engine->round_sums(floats + row * stride, region.columns);
     }
+  } else if ((args.epilogue.program || args.widened) && args.result != DType::Float32) {
+    for (int64_t row = 0; row < region.rows; ++row) {
+      round_values(floats + row * stride, region.columns, args.result);
+    }
   }
   if (args.epilogue.program) {
-    if (args.result != DType::Float32 && !rounded) {
-      for (int64_t row = 0; row < region.rows; ++row) {
-        round_values(floats + row * stride, region.columns, args.result);
-      }
-    }
     run_epilogue(args, region, floats, stride);
+  } else if (values == output_address(args, region.batch, region.row, region.column)) {
+    return;  // rounded where it is
   } else if (region.columns == 1 && stride == 1) {
     store_values(values, accumulator, region.rows,
-                 output_address(args, region.batch, region.row, region.column), args.result,
+                 output_address(args, region.batch, region.row, region.column), stored_as(args),
                  args.out.row_stride);
   } else {
     for (int64_t row = 0; row < region.rows; ++row) {
       store_values(bytes + row * stride * size, accumulator, region.columns,
-                   output_address(args, region.batch, region.row + row, region.column), args.result,
+                   output_address(args, region.batch, region.row + row, region.column), stored_as(args),
                    args.out.column_stride);
     }
   }

@@ -101,6 +101,12 @@ struct PairLanes {
     asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(result) : "v"(first), "v"(second));
     return result;
   }
+  // The same, kept in fp32.
+  static ACCEL_INLINE Vector rounded(Vector sums) {
+    __m256i result;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(result) : "v"(sums));
+    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(result), 16);
+  }
 #endif
 };
 

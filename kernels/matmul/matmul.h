@@ -44,9 +44,10 @@ struct Matmul {
   DType compute = DType::Float32;
   DType result = DType::Float32;  // what each element is rounded to before the epilogue
   Float32Precision precision = Float32Precision::Highest;
-  // Either an epilogue program (F32 accumulation only) or a plain output of dtype `result`,
-  // strides in elements, no overlap with the inputs.
+  // Either an epilogue program (F32 accumulation only) or a plain output, strides in elements, no
+  // overlap with the inputs: of dtype `result`, or, where `widened`, of Float32 (F32 accumulation).
   Epilogue epilogue;
+  bool widened = false;
   struct Output {
     void* data = nullptr;
     int64_t batch_stride = 0, row_stride = 0, column_stride = 0;

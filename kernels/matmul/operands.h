@@ -52,11 +52,14 @@ struct Region {
   int64_t batch, row, column, rows, columns;
 };
 
+// What a plain output holds.
+inline DType stored_as(const Matmul& args) { return args.widened ? DType::Float32 : args.result; }
+
 inline char* output_address(const Matmul& args, int64_t batch, int64_t row, int64_t column) {
   return static_cast<char*>(args.out.data) +
          (batch * args.out.batch_stride + row * args.out.row_stride +
           column * args.out.column_stride) *
-             size_of(args.result);
+             size_of(stored_as(args));
 }
 
 // Whether the engine that makes a product rounds it, too.

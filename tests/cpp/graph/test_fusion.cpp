@@ -207,6 +207,35 @@ TEST(Fusion, MatmulTakesBiasAndActivationAsEpilogue) {
   EXPECT_FALSE(std::get<runtime::MatmulLaunch>(plan.launches[0].kernel).out);
 }
 
+// The gradient of a weight under autocast, rounded to bf16 and then cast to fp32, is stored as fp32
+// by the product itself.
+TEST(Fusion, AProductThatIsOnlyWidenedHasNoEpilogue) {
+  enum class Twist { None, LivesOn, OtherRounding, ReadTwice };
+  for (const Twist twist : {Twist::None, Twist::LivesOn, Twist::OtherRounding, Twist::ReadTwice}) {
+    Program program;
+    const Tensor a = program.tensor({1, 64, 16}, DType::BFloat16);
+    const Tensor b = program.tensor({1, 16, 32}, DType::BFloat16);
+    const Tensor product = program.tensor({1, 64, 32}, DType::BFloat16);
+    program.add(Opcode::Matmul, {product}, {a, b}, {15, 0});
+    Tensor rounded = product;
+    if (twist == Twist::OtherRounding) {
+      rounded = program.tensor({1, 64, 32}, DType::Float16);
+      program.add(Opcode::Copy, {rounded}, {product}, {5});
+      Program::drop(rounded);
+    }
+    const Tensor wide = program.tensor({1, 64, 32});
+    program.add(Opcode::Copy, {wide}, {rounded}, {6});
+    if (twist == Twist::ReadTwice) program.unary(Opcode::Neg, wide);
+    if (twist != Twist::LivesOn) Program::drop(product);
+    const Plan plan = program.plan();
+    ASSERT_EQ(plan.launches.size(), 1u);
+    const auto& launch = std::get<runtime::MatmulLaunch>(plan.launches[0].kernel);
+    EXPECT_EQ(static_cast<bool>(launch.out), twist == Twist::None) << static_cast<int>(twist);
+    EXPECT_EQ(launch.matmul.widened, twist == Twist::None);
+    EXPECT_EQ(launch.matmul.result, DType::BFloat16);
+  }
+}
+
 TEST(Fusion, WriteToWhatAnEarlierLaunchReadsStaysBehindIt) {
   Program program;
   const Tensor x = program.tensor({1, 8, 8});

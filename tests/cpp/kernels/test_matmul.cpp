@@ -550,6 +550,43 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
   }
 }
 
+// What is rounded to 16 bits and stored as fp32 has the values of what is stored in 16 bits.
+void check_widened(const Sizes& s, DType dtype, Layout layout, int width) {
+  Matrix a(s.batch, s.m, s.k, dtype, Layout::RowMajor);
+  Matrix b(s.batch, s.k, s.n, dtype, Layout::ColumnMajor);
+  Matrix narrow(s.batch, s.m, s.n, dtype, Layout::RowMajor);
+  Matrix wide(s.batch, s.m, s.n, DType::Float32, layout);
+  a.fill(normal);
+  b.fill(normal);
+  matmul(product_of(s, a, b, narrow, dtype, dtype));
+  Matmul args = product_of(s, a, b, wide, dtype, dtype);
+  args.widened = true;
+  set_team_width(width);
+  matmul(args);
+  set_team_width(1);
+  for (int64_t batch = 0; batch < s.batch; ++batch) {
+    for (int64_t i = 0; i < s.m; ++i) {
+      for (int64_t j = 0; j < s.n; ++j) {
+        ASSERT_EQ(wide.at(batch, i, j), narrow.at(batch, i, j)) << name_of(s);
+      }
+    }
+  }
+  EXPECT_TRUE(wide.guards_intact()) << name_of(s);
+}
+
+TEST(Matmul, WidenedHasTheValuesOfTheRounded) {
+  for (DType dtype : {DType::BFloat16, DType::Float16}) {
+    for (const Sizes& s : kSizes) {
+      for (Layout layout : kInputs) check_widened(s, dtype, layout, 1);
+    }
+    for (const Sizes& s : {Sizes{1, 150, 700, 300}, Sizes{3, 130, 270, 64}, Sizes{1, 90, 70, 4200},
+                           Sizes{1, 90, 257, 0}}) {
+      check_widened(s, dtype, Layout::RowMajor, 2);
+      check_widened(s, dtype, Layout::Spread, 3);
+    }
+  }
+}
+
 // The brgemm engine serves AMX; AVX512-BF16 runs the same blocking and packing.
 class BrgemmMatmul : public ::testing::Test {
  protected:
@@ -569,6 +606,13 @@ TEST_F(BrgemmMatmul, EverySizeAndLayout) {
   }
   check({1, 200, 300, 1100}, DType::BFloat16, DType::BFloat16, DType::BFloat16, Layout::ColumnMajor,
         Layout::RowMajor, Layout::RowMajor, 0, 2);
+}
+
+TEST_F(BrgemmMatmul, WidenedHasTheValuesOfTheRounded) {
+  for (const Sizes& s : kSizes) {
+    for (Layout layout : kInputs) check_widened(s, DType::BFloat16, layout, 1);
+  }
+  check_widened({1, 200, 300, 1100}, DType::BFloat16, Layout::RowMajor, 2);
 }
 
 TEST_F(BrgemmMatmul, SameBitsForAnyTeamAndStrides) {
