@@ -152,12 +152,6 @@ std::optional<Value> Lowering::by_dtype() {
 }
 
 void Lowering::pointwise() {
-  constexpr double kSqrtHalf = std::numbers::sqrt2 / 2;
-  constexpr double kInverseSqrtTau =
-      std::numbers::inv_sqrtpi / std::numbers::sqrt2;  // 1/sqrt(2 pi)
-  constexpr double kGeluBeta =
-      std::numbers::sqrt2 * 2 * std::numbers::inv_sqrtpi / 2;  // sqrt(2/pi)
-  constexpr double kGeluKappa = 0.044715;
   if (const auto value = by_dtype()) return out(*value);
   switch (node_.opcode) {
 #define ACCEL_LOWER_UNARY(name) \
@@ -223,31 +217,14 @@ void Lowering::pointwise() {
       const Value below = builder_.apply(Op::Le, lane_, in(1), s(0));
       return out(select(below, k(0), in(0)));
     }
-    case Opcode::Gelu: {
-      const Value x = in(0);
-      return out(mul(mul(x, k(0.5)), add(k(1), op(Op::Erf, mul(x, k(kSqrtHalf))))));
-    }
-    case Opcode::GeluTanh: {
-      const Value x = in(0);
-      const Value slope = op(Op::MulAdd, mul(x, x), k(kGeluBeta * kGeluKappa), k(kGeluBeta));
-      return out(mul(mul(k(0.5), x), add(k(1), op(Op::Tanh, mul(x, slope)))));
-    }
-    case Opcode::GeluBackward: {
-      const Value grad = in(0), x = in(1);
-      const Value cdf = mul(k(0.5), add(k(1), op(Op::Erf, mul(x, k(kSqrtHalf)))));
-      const Value pdf = mul(op(Op::Exp, mul(mul(x, x), k(-0.5))), k(kInverseSqrtTau));
-      return out(mul(grad, add(cdf, mul(x, pdf))));
-    }
-    case Opcode::GeluTanhBackward: {
-      const Value grad = in(0), x = in(1);
-      const Value square = mul(x, x);
-      const Value slope = op(Op::MulAdd, square, k(kGeluBeta * kGeluKappa), k(kGeluBeta));
-      const Value tanh = op(Op::Tanh, mul(x, slope));
-      const Value d_tanh = sub(k(1), mul(tanh, tanh));
-      const Value d_inner = op(Op::MulAdd, square, k(3 * kGeluBeta * kGeluKappa), k(kGeluBeta));
-      const Value twice = op(Op::MulAdd, mul(x, d_tanh), d_inner, add(k(1), tanh));
-      return out(mul(mul(k(0.5), grad), twice));
-    }
+    case Opcode::Gelu:
+      return out(op(Op::Gelu, in(0)));
+    case Opcode::GeluTanh:
+      return out(op(Op::GeluTanh, in(0)));
+    case Opcode::GeluBackward:
+      return out(mul(in(0), op(Op::GeluSlope, in(1))));
+    case Opcode::GeluTanhBackward:
+      return out(mul(in(0), op(Op::GeluTanhSlope, in(1))));
     case Opcode::Silu: {
       const Value x = in(0);
       return out(mul(x, sigmoid(x)));

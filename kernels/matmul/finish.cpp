@@ -61,8 +61,8 @@ void finish(const Matmul& args, const Region& region, void* values, int64_t stri
   } else {
     for (int64_t row = 0; row < region.rows; ++row) {
       store_values(bytes + row * stride * size, accumulator, region.columns,
-                   output_address(args, region.batch, region.row + row, region.column), stored_as(args),
-                   args.out.column_stride);
+                   output_address(args, region.batch, region.row + row, region.column),
+                   stored_as(args), args.out.column_stride);
     }
   }
 }

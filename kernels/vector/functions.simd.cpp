@@ -82,6 +82,65 @@ double c_erfinv(double y) {
 }
 float c_erfinv(float y) { return static_cast<float>(c_erfinv(static_cast<double>(y))); }
 
+// GELU (Hendrycks and Gimpel 2016), its approximation by tanh, and their derivatives. One
+// instruction each: in steps they would be a dozen passes over a tile, in what takes the most time
+// of a transformer outside of its products.
+//
+//     gelu(x) = x Phi(x), Phi and phi being the standard normal distribution and its density
+//     gelu_tanh(x) = x / 2 (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+//
+// The quotient is the same function, and has no cancellation below 0.
+constexpr double kSqrtHalf = 0.70710678118654752440;
+constexpr double kInverseSqrtTau = 0.39894228040143267794;   // 1 / sqrt(2 pi)
+constexpr double kMinusTwiceBeta = -1.59576912160573071176;  // -2 sqrt(2/pi)
+constexpr double kMinusTwiceBetaKappa = kMinusTwiceBeta * 0.044715;
+constexpr double kLargestExponent = 80;  // e^80 is finite in fp32, and sums with 1 to itself
+
+double c_gelu(double x) { return x * (0.5 + 0.5 * ::erf(x * kSqrtHalf)); }
+ACCEL_INLINE VectorF32 gelu(VectorF32 x) {
+  return x * fma(erf(x * static_cast<float>(kSqrtHalf)), 0.5f, 0.5f);
+}
+
+double c_gelu_slope(double x) {
+  const double density = ::exp(x * x * -0.5) * kInverseSqrtTau;
+  return 0.5 + 0.5 * ::erf(x * kSqrtHalf) + x * density;
+}
+ACCEL_INLINE VectorF32 gelu_slope(VectorF32 x) {
+  const VectorF32 density = exp(x * x * -0.5f) * static_cast<float>(kInverseSqrtTau);
+  return fma(x, density, fma(erf(x * static_cast<float>(kSqrtHalf)), 0.5f, 0.5f));
+}
+
+double c_gelu_tanh(double x) {
+  return x / (1 + ::exp(x * (x * x * kMinusTwiceBetaKappa + kMinusTwiceBeta)));
+}
+ACCEL_INLINE VectorF32 gelu_tanh(VectorF32 x) {
+  const VectorF32 exponent =
+      x * fma(x * x, static_cast<float>(kMinusTwiceBetaKappa), static_cast<float>(kMinusTwiceBeta));
+  return x / (1.0f + exp(exponent));
+}
+
+double c_gelu_tanh_slope(double x) {
+  const double square = x * x;
+  const double exponent = x * (square * kMinusTwiceBetaKappa + kMinusTwiceBeta);
+  const double power = ::exp(exponent > kLargestExponent ? kLargestExponent : exponent);
+  const double share = 1 / (1 + power);
+  return share -
+         x * (power * share * share) * (square * 3 * kMinusTwiceBetaKappa + kMinusTwiceBeta);
+}
+ACCEL_INLINE VectorF32 gelu_tanh_slope(VectorF32 x) {
+  const VectorF32 square = x * x;
+  VectorF32 exponent = x * fma(square, static_cast<float>(kMinusTwiceBetaKappa),
+                               static_cast<float>(kMinusTwiceBeta));
+  constexpr auto kMost = static_cast<float>(kLargestExponent);
+  exponent = exponent > kMost ? splat<VectorF32>(kMost) : exponent;
+  const VectorF32 power = exp(exponent);
+  const VectorF32 share = 1.0f / (1.0f + power);
+  return fma(-x * (power * share * share),
+             fma(square, static_cast<float>(3 * kMinusTwiceBetaKappa),
+                 static_cast<float>(kMinusTwiceBeta)),
+             share);
+}
+
 }  // namespace
 
 void add_function_kernels(Engine& engine) {
@@ -98,6 +157,10 @@ void add_function_kernels(Engine& engine) {
   engine.set(Op::Tanh, Lane::F32, unary<float, Vectorised<tanh>>);
   engine.set(Op::Erf, Lane::F32, unary<float, Vectorised<erf>>);
   engine.set(Op::Sigmoid, Lane::F32, unary<float, Vectorised<sigmoid>>);
+  engine.set(Op::Gelu, Lane::F32, unary<float, Vectorised<gelu>>);
+  engine.set(Op::GeluTanh, Lane::F32, unary<float, Vectorised<gelu_tanh>>);
+  engine.set(Op::GeluSlope, Lane::F32, unary<float, Vectorised<gelu_slope>>);
+  engine.set(Op::GeluTanhSlope, Lane::F32, unary<float, Vectorised<gelu_tanh_slope>>);
   engine.set(Op::Exp, Lane::F64, each_unary<double, c_exp>);
   engine.set(Op::Exp2, Lane::F64, each_unary<double, c_exp2>);
   engine.set(Op::Expm1, Lane::F64, each_unary<double, c_expm1>);
@@ -111,6 +174,10 @@ void add_function_kernels(Engine& engine) {
   engine.set(Op::Tanh, Lane::F64, each_unary<double, c_tanh>);
   engine.set(Op::Erf, Lane::F64, each_unary<double, c_erf>);
   engine.set(Op::Sigmoid, Lane::F64, each_unary<double, c_sigmoid>);
+  engine.set(Op::Gelu, Lane::F64, each_unary<double, c_gelu>);
+  engine.set(Op::GeluTanh, Lane::F64, each_unary<double, c_gelu_tanh>);
+  engine.set(Op::GeluSlope, Lane::F64, each_unary<double, c_gelu_slope>);
+  engine.set(Op::GeluTanhSlope, Lane::F64, each_unary<double, c_gelu_tanh_slope>);
 #define ACCEL_BOTH(op, function)                              \
   engine.set(Op::op, Lane::F32, each_unary<float, function>); \
   engine.set(Op::op, Lane::F64, each_unary<double, function>)

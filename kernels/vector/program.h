@@ -66,6 +66,7 @@ enum class Op : uint8_t {
   Exp, Exp2, Expm1, Log, Log2, Log10, Log1p,
   Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh,
   Erf, Erfc, Erfinv, Sigmoid, Lgamma,
+  Gelu, GeluTanh, GeluSlope, GeluTanhSlope,  // and their derivatives
   Digamma, Trigamma, BesselI0, BesselI0e, BesselI1, BesselI1e,  // I0e: times e^-|x|
   Erfcx,                  // e^(a^2) erfc(a)
   Zeta,                   // Hurwitz's, of a and b

@@ -80,6 +80,70 @@ TEST_P(VectorMath, StaysWithinItsLimit) {
 INSTANTIATE_TEST_SUITE_P(Functions, VectorMath, testing::ValuesIn(kFunctions),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// GELU and its derivative cross zero, so their errors are in units of the larger of 1 and |x|. The
+// references are the definitions, which cancel below zero: in double that leaves enough digits.
+double gelu(double x) { return x / 2 * std::erfc(-x / std::sqrt(2.0)); }
+double gelu_slope(double x) {
+  return std::erfc(-x / std::sqrt(2.0)) / 2 + x * std::exp(-x * x / 2) / std::sqrt(2 * M_PI);
+}
+double inner(double x) { return std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x); }
+double gelu_tanh(double x) { return x / 2 * (1 + std::tanh(inner(x))); }
+double gelu_tanh_slope(double x) {
+  const double tanh = std::tanh(inner(x));
+  return (1 + tanh) / 2 +
+         x / 2 * (1 - tanh * tanh) * std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+}
+
+TEST(VectorMathGelu, StaysWithinItsLimit) {
+  const Function functions[] = {{"gelu", Op::Gelu, gelu, 2},
+                                {"gelu_tanh", Op::GeluTanh, gelu_tanh, 2},
+                                {"gelu_slope", Op::GeluSlope, gelu_slope, 3},
+                                {"gelu_tanh_slope", Op::GeluTanhSlope, gelu_tanh_slope, 4}};
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> input;
+  for (float x = -30; x < 30; x += 0.000171f) input.push_back(x);
+  for (float x = 1e-30f; x < 1e6f; x *= 1.7f) {
+    input.push_back(x);
+    input.push_back(-x);
+  }
+  for (float x : {0.0f, -0.0f, -1e30f, infinity, std::nanf("")}) input.push_back(x);
+  const auto count = static_cast<int64_t>(input.size());
+  std::vector<double> wide(input.begin(), input.end());
+  for (const Function& function : functions) {
+    const bool is_slope = function.op == Op::GeluSlope || function.op == Op::GeluTanhSlope;
+    const auto program = [&](DType dtype) {
+      Builder builder;
+      const int in = builder.operand(dtype), out = builder.operand(dtype);
+      builder.store(out, builder.emit(function.op, lane_of(dtype), builder.load(in)));
+      return builder.program;
+    };
+    std::vector<float> output(input.size());
+    std::vector<double> wide_output(input.size());
+    const Operand operands[] = {make_operand(input.data(), {4}), make_operand(output.data(), {4})};
+    const Operand wide_operands[] = {make_operand(wide.data(), {8}),
+                                     make_operand(wide_output.data(), {8})};
+    for (Isa isa : testable_isas()) {
+      run_on(engine_of(isa), program(DType::Float32), make_space({count}), operands, nullptr);
+      run_on(engine_of(isa), program(DType::Float64), make_space({count}), wide_operands, nullptr);
+      for (size_t i = 0; i < input.size(); ++i) {
+        const double x = wide[i];
+        // The derivative where a square overflows is no number, as in PyTorch.
+        if (is_slope && (std::isinf(x) || std::fabs(x) > 1e18)) continue;
+        const double want = std::isinf(x) ? x : function.reference(x);
+        if (std::isnan(want) || std::isinf(want)) {
+          EXPECT_EQ(std::isnan(output[i]), std::isnan(want)) << x;
+          EXPECT_EQ(std::isinf(output[i]), std::isinf(want)) << x;
+          continue;
+        }
+        const double unit = std::max(1.0, std::fabs(x));
+        ASSERT_LE(std::fabs(output[i] - want), function.limit * 0x1p-24 * unit)
+            << function.name << "(" << x << ") on " << isa_name(isa);
+        ASSERT_LE(std::fabs(wide_output[i] - want), 0x1p-50 * unit) << function.name << x;
+      }
+    }
+  }
+}
+
 TEST(VectorMathInverse, ErfinvInvertsErf) {
   std::vector<float> input;
   for (float x = -1; x <= 1; x += 1.0f / 4096) input.push_back(x);
