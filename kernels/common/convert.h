@@ -22,7 +22,14 @@ ACCEL_INLINE uint16_t f32_to_bf16(float x) {
 }
 
 ACCEL_INLINE VectorF32 load_bf16(const void* address) {
+#if defined(__AVX512F__)
+  // From vector types g++ 12 makes two halves that it joins: five instructions instead of two.
+  const __m512i wide =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(address)));
+  return (VectorF32)_mm512_slli_epi32(wide, 16);
+#else
   return (VectorF32)(__builtin_convertvector(load<HalfU16>(address), VectorU32) << 16);
+#endif
 }
 
 namespace detail {
