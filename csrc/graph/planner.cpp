@@ -859,32 +859,59 @@ class GroupPlanner {
   Launch fused_matmul(const Node& node, const ProgramBuilder& builder, vec::Program program) const {
     runtime::MatmulLaunch launch = matmul_launch(node);
     kernels::Matmul& matmul = launch.matmul;
-    if (only_widens(program)) {
-      const View& out = builder.operands()[0].view;
-      const std::vector<int64_t> strides =
-          strides_over(out.layout(), {matmul.batch, matmul.m, matmul.n});
-      launch.out = out.reference();
-      matmul.out = {nullptr, strides[0], strides[1], strides[2]};
-      matmul.widened = true;
-      return {launch, name(), {}};
-    }
-    launch.program = std::move(program);
-    launch.scalars = builder.scalars();
     const std::vector<int64_t> sizes{matmul.batch, matmul.m, matmul.n};
-    for (const ProgramBuilder::Operand& operand : builder.operands()) {
-      const std::vector<int64_t> strides = strides_over(operand.view.layout(), sizes);
-      const int64_t size = kernels::size_of(operand.view.dtype);
-      launch.references.push_back(operand.view.reference());
+    const int stored = take_store_of_product(program, builder, sizes);
+    for (int i = 0; i < static_cast<int>(builder.operands().size()); ++i) {
+      const View& view = builder.operands()[i].view;
+      const std::vector<int64_t> strides = strides_over(view.layout(), sizes);
+      if (i == stored) {
+        launch.out = view.reference();
+        matmul.out = {nullptr, strides[0], strides[1], strides[2]};
+        matmul.widened = true;
+        continue;
+      }
+      const int64_t size = kernels::size_of(view.dtype);
+      launch.references.push_back(view.reference());
       launch.operands.push_back({nullptr, strides[0] * size, strides[1] * size, strides[2] * size});
+    }
+    if (program.code.size() > 1) {  // more than LoadTile
+      launch.program = std::move(program);
+      launch.scalars = builder.scalars();
     }
     return {launch, name(), {}};
   }
 
-  // Whether a product's epilogue stores it as fp32 and does nothing else: the gradient of a weight
-  // under autocast. The product needs no program for that.
-  static bool only_widens(const vec::Program& program) {
-    return program.code.size() == 2 && program.code[0].op == vec::Op::LoadTile &&
-           program.code[1].op == vec::Op::Store && program.operands[0] == DType::Float32;
+  // Where an epilogue stores the product as it is, in fp32 (the gradient of a weight under
+  // autocast), the product itself can do that. Takes the Store and its operand out of the program
+  // and returns the operand's index in the builder, or -1.
+  static int take_store_of_product(vec::Program& program, const ProgramBuilder& builder,
+                                   const std::vector<int64_t>& sizes) {
+    int tile = -1;
+    for (size_t i = 0; i < program.code.size(); ++i) {
+      const vec::Instruction& instruction = program.code[i];
+      if (instruction.op == vec::Op::LoadTile) {
+        tile = instruction.dst;
+      } else if (instruction.op != vec::Op::Store) {
+        if (instruction.dst == tile) return -1;
+      } else if (instruction.a == tile) {
+        const int operand = instruction.index;
+        const View& out = builder.operands()[operand].view;
+        if (out.dtype != DType::Float32 || strides_over(out.layout(), sizes)[2] != 1) continue;
+        // What is loaded from there holds the value of before, what else is stored comes after.
+        for (int other = 0; other < static_cast<int>(builder.operands().size()); ++other) {
+          if (other != operand && builder.operands()[other].view.buffer == out.buffer) return -1;
+        }
+        program.code.erase(program.code.begin() + static_cast<std::ptrdiff_t>(i));
+        program.operands.erase(program.operands.begin() + operand);
+        for (vec::Instruction& rest : program.code) {
+          const bool is_access = rest.op == vec::Op::Load || rest.op == vec::Op::Store;
+          if (is_access && rest.index > operand) --rest.index;
+        }
+        for (vec::Phase& phase : program.phases) phase.end = static_cast<int>(program.code.size());
+        return operand;
+      }
+    }
+    return -1;
   }
 
   std::optional<Launch> vector_launch(const ProgramBuilder& builder, vec::Program program) const {

@@ -36,9 +36,8 @@ void run(const MatmulLaunch& launch, const Arguments& arguments) {
   Scalar scalars[kernels::vector::kMaxScalars];
   matmul.a.data = arguments.address(launch.a);
   matmul.b.data = arguments.address(launch.b);
-  if (launch.out) {
-    matmul.out.data = arguments.address(launch.out);
-  } else {
+  matmul.out.data = arguments.address(launch.out);
+  if (!launch.program.code.empty()) {
     for (size_t i = 0; i < launch.operands.size(); ++i) {
       operands[i] = launch.operands[i];
       operands[i].data = arguments.address(launch.references[i]);
@@ -294,7 +293,8 @@ void load_launch(Launch& launch) {
   if (auto* vector = std::get_if<VectorLaunch>(&launch.kernel)) {
     vector->prepared =
         kernels::vector::prepare(vector->program, vector->space, vector->operands.data());
-  } else if (auto* matmul = std::get_if<MatmulLaunch>(&launch.kernel); matmul && !matmul->out) {
+  } else if (auto* matmul = std::get_if<MatmulLaunch>(&launch.kernel);
+             matmul && !matmul->program.code.empty()) {
     matmul->prepared = kernels::vector::prepare(matmul->program);
   }
 }

@@ -78,7 +78,7 @@ struct VectorLaunch {
 
 struct MatmulLaunch {
   kernels::Matmul matmul;  // pointers are filled in at run time
-  Reference a, b, out;     // out only without a program
+  Reference a, b, out;     // out: if the product itself is stored
   kernels::vector::Program program;
   std::vector<Reference> references;
   std::vector<kernels::Epilogue::Operand> operands;

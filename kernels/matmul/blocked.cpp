@@ -40,10 +40,9 @@ class BlockedProduct {
         team_(team),
         a_(rows_of(args, batch)),
         b_(columns_of(args, batch)),
-        direct_(!args.epilogue.program && args.out.column_stride == 1 &&
+        direct_(args.out.data && args.out.column_stride == 1 &&
                 stored_as(args) == engine_.accumulator),
-        rounds_(!args.epilogue.program && args.out.column_stride == 1 &&
-                rounds_sums(args, engine_)),
+        rounds_(args.out.data && args.out.column_stride == 1 && rounds_sums(args, engine_)),
         reads_rows_(engine_.reads_rows && !blocking.share_a && a_.dtype == engine_.packed &&
                     args.compute == engine_.packed && a_.k_stride == 1 &&
                     args.k % engine_.k_group == 0 &&
@@ -213,8 +212,11 @@ class BlockedProduct {
       }
     }
     multiply_blocks(region, rows, columns, c, c_stride);
-    const bool finished = args_.k > 0 ? rounds_ || (direct_ && !args_.widened) : direct_;
-    if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_);
+    const bool rounded = args_.k == 0 || rounds_;
+    const bool stored =
+        direct_ ? rounded || args_.result == engine_.accumulator : rounds_ && args_.k > 0;
+    const bool finished = stored && !args_.epilogue.program;
+    if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_, rounded);
   }
 
   // Asks for the lines of memory that a product is stored to, while it is computed: its rows are

@@ -36,34 +36,32 @@ void run_epilogue(const Matmul& args, const Region& region, const float* values,
 }  // namespace
 
 void finish(const Matmul& args, const Region& region, void* values, int64_t stride,
-            const Engine* engine) {
+            const Engine* engine, bool rounded) {
   const DType accumulator = accumulator_of(args.compute);
   const int64_t size = size_of(accumulator);
   auto* bytes = static_cast<char*>(values);
   auto* floats = static_cast<float*>(values);
-  if (engine && rounds_sums(args, *engine)) {
+  if (!rounded && engine && rounds_sums(args, *engine)) {
     for (int64_t row = 0; row < region.rows; ++row) {
       engine->round_sums(floats + row * stride, region.columns);
     }
-  } else if ((args.epilogue.program || args.widened) && args.result != DType::Float32) {
+  } else if (!rounded && (args.epilogue.program || args.widened) && args.result != DType::Float32) {
     for (int64_t row = 0; row < region.rows; ++row) {
       round_values(floats + row * stride, region.columns, args.result);
     }
   }
-  if (args.epilogue.program) {
-    run_epilogue(args, region, floats, stride);
-  } else if (values == output_address(args, region.batch, region.row, region.column)) {
-    return;  // rounded where it is
-  } else if (region.columns == 1 && stride == 1) {
-    store_values(values, accumulator, region.rows,
-                 output_address(args, region.batch, region.row, region.column), stored_as(args),
-                 args.out.row_stride);
-  } else {
-    for (int64_t row = 0; row < region.rows; ++row) {
-      store_values(bytes + row * stride * size, accumulator, region.columns,
-                   output_address(args, region.batch, region.row + row, region.column),
-                   stored_as(args), args.out.column_stride);
-    }
+  if (args.epilogue.program) run_epilogue(args, region, floats, stride);
+  if (!args.out.data) return;
+  char* const out = output_address(args, region.batch, region.row, region.column);
+  if (out == values) return;
+  if (region.columns == 1 && stride == 1) {
+    store_values(values, accumulator, region.rows, out, stored_as(args), args.out.row_stride);
+    return;
+  }
+  for (int64_t row = 0; row < region.rows; ++row) {
+    store_values(bytes + row * stride * size, accumulator, region.columns,
+                 output_address(args, region.batch, region.row + row, region.column),
+                 stored_as(args), args.out.column_stride);
   }
 }
 

@@ -44,8 +44,9 @@ struct Matmul {
   DType compute = DType::Float32;
   DType result = DType::Float32;  // what each element is rounded to before the epilogue
   Float32Precision precision = Float32Precision::Highest;
-  // Either an epilogue program (F32 accumulation only) or a plain output, strides in elements, no
-  // overlap with the inputs: of dtype `result`, or, where `widened`, of Float32 (F32 accumulation).
+  // A plain output, strides in elements, no overlap with the inputs: of dtype `result`, or, where
+  // `widened`, of Float32 (F32 accumulation). Or an epilogue program (F32 accumulation only); or
+  // both, if the output is widened and no operand of the program overlaps it.
   Epilogue epilogue;
   bool widened = false;
   struct Output {

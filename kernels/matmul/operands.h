@@ -67,9 +67,10 @@ inline bool rounds_sums(const Matmul& args, const Engine& engine) {
   return engine.round_sums && args.compute == DType::BFloat16 && args.result == DType::BFloat16;
 }
 
-// Takes a finished piece of the product, `stride` elements a row, to where it goes: rounds it, then
-// stores it or runs the epilogue. May overwrite it. `engine` made it, if any did.
+// Takes a finished piece of the product, `stride` elements a row, to where it goes: rounds it,
+// unless it is `rounded`, runs the epilogue and stores it, unless it lies in the output. May
+// overwrite it. `engine` made it, if any did.
 void finish(const Matmul& args, const Region& region, void* values, int64_t stride,
-            const Engine* engine);
+            const Engine* engine, bool rounded = false);
 
 }  // namespace accel::kernels

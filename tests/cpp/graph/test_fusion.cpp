@@ -208,10 +208,11 @@ TEST(Fusion, MatmulTakesBiasAndActivationAsEpilogue) {
 }
 
 // The gradient of a weight under autocast, rounded to bf16 and then cast to fp32, is stored as fp32
-// by the product itself.
-TEST(Fusion, AProductThatIsOnlyWidenedHasNoEpilogue) {
-  enum class Twist { None, LivesOn, OtherRounding, ReadTwice };
-  for (const Twist twist : {Twist::None, Twist::LivesOn, Twist::OtherRounding, Twist::ReadTwice}) {
+// by the product itself; what else becomes of it is left to the epilogue.
+TEST(Fusion, AProductStoresItselfInFloat32) {
+  enum class Twist { None, LivesOn, ReadTwice, OtherRounding, Accumulated, Transposed };
+  for (const Twist twist : {Twist::None, Twist::LivesOn, Twist::ReadTwice, Twist::OtherRounding,
+                            Twist::Accumulated, Twist::Transposed}) {
     Program program;
     const Tensor a = program.tensor({1, 64, 16}, DType::BFloat16);
     const Tensor b = program.tensor({1, 16, 32}, DType::BFloat16);
@@ -223,15 +224,26 @@ TEST(Fusion, AProductThatIsOnlyWidenedHasNoEpilogue) {
       program.add(Opcode::Copy, {rounded}, {product}, {5});
       Program::drop(rounded);
     }
-    const Tensor wide = program.tensor({1, 64, 32});
-    program.add(Opcode::Copy, {wide}, {rounded}, {6});
+    Tensor wide = program.tensor({1, 64, 32});
+    if (twist == Twist::Transposed) {
+      wide = program.tensor({1, 32, 64}).view({1, 64, 32}, {2048, 1, 64});
+    }
+    if (twist == Twist::Accumulated) {
+      program.add(Opcode::Add, {wide}, {wide, rounded}, {6, 1});
+    } else {
+      program.add(Opcode::Copy, {wide}, {rounded}, {6});
+    }
     if (twist == Twist::ReadTwice) program.unary(Opcode::Neg, wide);
     if (twist != Twist::LivesOn) Program::drop(product);
     const Plan plan = program.plan();
-    ASSERT_EQ(plan.launches.size(), 1u);
+    ASSERT_EQ(plan.launches.size(), 1u) << static_cast<int>(twist);
     const auto& launch = std::get<runtime::MatmulLaunch>(plan.launches[0].kernel);
-    EXPECT_EQ(static_cast<bool>(launch.out), twist == Twist::None) << static_cast<int>(twist);
-    EXPECT_EQ(launch.matmul.widened, twist == Twist::None);
+    const bool stores =
+        twist == Twist::None || twist == Twist::LivesOn || twist == Twist::ReadTwice;
+    EXPECT_EQ(static_cast<bool>(launch.out), stores) << static_cast<int>(twist);
+    EXPECT_EQ(launch.matmul.widened, stores);
+    EXPECT_EQ(launch.program.code.empty(), twist == Twist::None);
+    EXPECT_EQ(launch.program.operands.size(), launch.operands.size());
     EXPECT_EQ(launch.matmul.result, DType::BFloat16);
   }
 }

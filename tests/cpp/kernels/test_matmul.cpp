@@ -525,12 +525,15 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
       };
       Epilogue::Operand operands[] = {operand(bias, 4), operand(out, 4), operand(indices, 8)};
       operands[0].batch_stride = operands[0].row_stride = 0;
-      for (int width : {1, 2}) {
+      // With the product itself stored, or without.
+      for (const auto& [width, stored] : {std::pair{1, false}, {2, false}, {1, true}, {2, true}}) {
         set_team_width(width);
         out.fill([] { return -1; });
         indices.fill([] { return -1; });
-        Matmul args = product_of(s, a, b, out, dtype, dtype);
-        args.out = {};
+        Matrix wide(s.batch, s.m, s.n, DType::Float32, Layout::Padded);
+        Matmul args = product_of(s, a, b, wide, dtype, dtype);
+        if (!stored) args.out = {};
+        args.widened = stored;
         args.epilogue = {&program, prepared.get(), operands, nullptr};
         matmul(args);
         set_team_width(1);
@@ -540,11 +543,15 @@ TEST(Matmul, EpilogueSeesEachElementOnce) {
               const float expected =
                   static_cast<float>(plain.at(batch, i, j)) + static_cast<float>(bias.at(0, 0, j));
               ASSERT_EQ(out.at(batch, i, j), expected) << name_of(s);
+              if (stored) {
+                ASSERT_EQ(wide.at(batch, i, j), plain.at(batch, i, j)) << name_of(s);
+              }
               ASSERT_EQ(indices.at(batch, i, j), (batch * s.m + i) * s.n + j) << name_of(s);
             }
           }
         }
         EXPECT_TRUE(out.guards_intact());
+        EXPECT_TRUE(wide.guards_intact());
       }
     }
   }
