@@ -219,8 +219,8 @@ class BlockedProduct {
     if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_, rounded);
   }
 
-  // Asks for the lines of memory that a product is stored to, while it is computed: its rows are
-  // pages apart, and stores would wait for each.
+  // Asks for the lines of the output that a product is stored to, while it is computed: its rows
+  // may be pages apart, and stores would wait for each.
   [[gnu::always_inline]] void prefetch(const PanelProduct& product) const {
     constexpr int64_t kLine = 64;
     const bool narrow = product.rounded != nullptr;
@@ -281,7 +281,7 @@ class BlockedProduct {
                 output_address(args_, batch_, region.row + row, region.column + offset));
             product.rounded_stride = args_.out.row_stride;
           }
-          prefetch(product);
+          if (direct_ || product.rounded) prefetch(product);
           const char* a;
           if (reads_rows_) {
             a = advance(a_, region.row + row, from).data;

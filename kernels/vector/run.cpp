@@ -72,7 +72,8 @@ constexpr int64_t kRowsAhead = 4;
   constexpr int64_t kLine = 64;
   for (size_t o = 0; o < program.operands.size(); ++o) {
     const int64_t size = size_of(program.operands[o]);
-    if (operands[o].column_stride != size || operands[o].row_stride == 0) continue;
+    const bool fills_lines = operands[o].column_stride == size && columns * size >= kLine;
+    if (!fills_lines || operands[o].row_stride == 0) continue;
     for (int64_t row = begin; row < end; ++row) {
       const char* data = operands[o].data + row * operands[o].row_stride;
       for (int64_t byte = 0; byte < columns * size; byte += kLine) __builtin_prefetch(data + byte);
@@ -89,7 +90,7 @@ void run_area(const Program& program, const Prepared& prepared, const Area& area
   const int64_t rows_at_once = kTileElements / columns_at_once;
   const size_t count = program.operands.size();
   for (size_t o = 0; o < count; ++o) work.operands[o] = operands[o];
-  int64_t asked = 0;  // rows
+  int64_t asked = 1;  // rows; the first one's turn is now
   for (int64_t row = 0; row < area.rows; row += rows_at_once) {
     const int64_t ahead = std::min(area.rows, row + rows_at_once + kRowsAhead);
     prefetch_rows(program, operands, area.columns, asked, ahead);
