@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/common/prefetch.h"
 #include "kernels/common/scratch.h"
 
 namespace accel::kernels {
@@ -212,26 +213,22 @@ class BlockedProduct {
       }
     }
     multiply_blocks(region, rows, columns, c, c_stride);
-    const bool rounded = args_.k == 0 || rounds_;
-    const bool stored =
-        direct_ ? rounded || args_.result == engine_.accumulator : rounds_ && args_.k > 0;
-    const bool finished = stored && !args_.epilogue.program;
-    if (!finished && k_.end == args_.k) finish(args_, region, c, c_stride, &engine_, rounded);
+    // What is rounded to 16 bits in registers has been stored from there.
+    const bool finished = rounds_ && !args_.widened && args_.k > 0;
+    if (!finished && k_.end == args_.k) {
+      finish(args_, region, c, c_stride, &engine_, rounds_ || args_.k == 0);
+    }
   }
 
-  // Asks for the lines of the output that a product is stored to, while it is computed: its rows
-  // may be pages apart, and stores would wait for each.
+  // Asks for where a product is stored while it is computed: stores would wait for each line.
   [[gnu::always_inline]] void prefetch(const PanelProduct& product) const {
-    constexpr int64_t kLine = 64;
-    const bool narrow = product.rounded != nullptr;
-    const int64_t size = narrow ? sizeof(uint16_t) : size_of(engine_.accumulator);
-    const char* row = narrow ? reinterpret_cast<const char*>(product.rounded)
-                             : static_cast<const char*>(product.c);
-    const int64_t stride = (narrow ? product.rounded_stride : product.c_stride) * size;
-    for (int i = 0; i < product.rows; ++i, row += stride) {
-      for (int64_t byte = 0; byte < product.columns * size; byte += kLine) {
-        __builtin_prefetch(row + byte);
-      }
+    if (product.rounded) {
+      constexpr int64_t kSize = sizeof(*product.rounded);
+      prefetch_rows(product.rounded, product.rows, product.rounded_stride * kSize,
+                    product.columns * kSize);
+    } else if (direct_) {
+      const int64_t size = size_of(engine_.accumulator);
+      prefetch_rows(product.c, product.rows, product.c_stride * size, product.columns * size);
     }
   }
 
@@ -281,7 +278,7 @@ class BlockedProduct {
                 output_address(args_, batch_, region.row + row, region.column + offset));
             product.rounded_stride = args_.out.row_stride;
           }
-          if (direct_ || product.rounded) prefetch(product);
+          prefetch(product);
           const char* a;
           if (reads_rows_) {
             a = advance(a_, region.row + row, from).data;

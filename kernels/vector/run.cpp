@@ -1,6 +1,7 @@
 // Entry points of the vector engine: run() and run_area(), and the table of kernels they use.
 #include <algorithm>
 
+#include "kernels/common/prefetch.h"
 #include "kernels/vector/interpreter.h"
 #include "kernels/vector/space.h"
 
@@ -62,22 +63,16 @@ namespace {
 // Rows of operands that are asked for before their turn.
 constexpr int64_t kRowsAhead = 4;
 
-// Asks for rows [begin, end) of the operands that lie in rows. Each may be in a page of its own,
-// which the processor does not foresee, and a store that waits for its line holds up all stores
-// behind it, those to registers too. Inlined because g++ 12 drops calls of functions that only
-// prefetch.
-[[gnu::always_inline]] inline void prefetch_rows(const Program& program,
-                                                 const TileOperand* operands, int64_t columns,
-                                                 int64_t begin, int64_t end) {
-  constexpr int64_t kLine = 64;
+// Asks for rows [begin, end) of the operands that lie in rows: a store that waits for its line
+// holds up all stores behind it, those to registers too.
+[[gnu::always_inline]] inline void prefetch_operands(const Program& program,
+                                                     const TileOperand* operands, int64_t columns,
+                                                     int64_t begin, int64_t end) {
   for (size_t o = 0; o < program.operands.size(); ++o) {
-    const int64_t size = size_of(program.operands[o]);
-    const bool fills_lines = operands[o].column_stride == size && columns * size >= kLine;
-    if (!fills_lines || operands[o].row_stride == 0) continue;
-    for (int64_t row = begin; row < end; ++row) {
-      const char* data = operands[o].data + row * operands[o].row_stride;
-      for (int64_t byte = 0; byte < columns * size; byte += kLine) __builtin_prefetch(data + byte);
-    }
+    const int64_t size = size_of(program.operands[o]), stride = operands[o].row_stride;
+    const bool fills_lines = operands[o].column_stride == size && columns * size >= 64;
+    if (!fills_lines || stride == 0) continue;
+    prefetch_rows(operands[o].data + begin * stride, end - begin, stride, columns * size);
   }
 }
 
@@ -93,7 +88,7 @@ void run_area(const Program& program, const Prepared& prepared, const Area& area
   int64_t asked = 1;  // rows; the first one's turn is now
   for (int64_t row = 0; row < area.rows; row += rows_at_once) {
     const int64_t ahead = std::min(area.rows, row + rows_at_once + kRowsAhead);
-    prefetch_rows(program, operands, area.columns, asked, ahead);
+    prefetch_operands(program, operands, area.columns, asked, ahead);
     asked = ahead;
     const auto rows = static_cast<int>(std::min(rows_at_once, area.rows - row));
     for (int64_t column = 0; column < area.columns; column += columns_at_once) {
