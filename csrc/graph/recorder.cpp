@@ -100,12 +100,12 @@ void Recorder::record(NodeSpec& node) {
       captured_->append(node);
       return;
     }
-    uint64_t weight = 1;
+    size_t bytes = 0;  // that the Node makes, beyond what was there before it
     uint64_t content = static_cast<uint64_t>(node.opcode);
     for (const ViewSpec& view : node.outputs) {
       if (!view.block) continue;
       if (!view.block->writer.load(std::memory_order_relaxed)) {
-        weight += view.block->size / Boundary::kUnitBytes;
+        bytes += view.block->size;
       }
       for (int i = 0; i < view.dims; ++i) {
         content = mix(content, static_cast<uint64_t>(view.sizes[i]));
@@ -114,7 +114,7 @@ void Recorder::record(NodeSpec& node) {
     content = mix(content, node.inputs.size() << 8 |
                                static_cast<uint8_t>(node.outputs.empty() ? DType::UInt8
                                                                          : node.outputs[0].dtype));
-    if (boundary_.cut_before(content, weight, opens_kernel(node.opcode))) {
+    if (boundary_.cut_before(content, Boundary::weight(bytes), opens_kernel(node.opcode))) {
       handed_over = segment_ != nullptr;
       cut();
     }

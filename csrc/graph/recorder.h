@@ -2,6 +2,7 @@
 // them into Segments where the content says so. csrc/aten records through record() below.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -20,9 +21,10 @@ namespace accel::graph {
 // multiple of N, and each drift is a new key. Two rules, both of them properties of the program:
 //
 // By content: before the Node whose rolling hash is the least of the last kWindow units. A Node
-// weighs one unit, and one more for each kUnitBytes that it writes, so that Segments of large
-// tensors are shorter and what waits stays within the memory budget. Nodes that open a kernel
-// anyway (matmuls, engines) come before all others.
+// weighs one unit, and one more for each kUnitBytes that it makes, so that Segments of large tensors
+// are shorter and less memory waits; but never more than kMostUnits, so that tensors of any size find
+// a window with room for what fuses. Nodes that open a kernel anyway (matmuls, engines) come before
+// all others.
 //
 // By period: identical layers tie in that hash, and which of them is cut would depend on where the
 // chain of cuts came from; it can take ten turns to settle. So a stream that has followed a period
@@ -30,6 +32,8 @@ namespace accel::graph {
 // that of the outermost loop, found where its body is unlike itself, holds through the layers.
 class Boundary {
  public:
+  // In units, of a Node that makes this many bytes.
+  static uint64_t weight(size_t bytes) { return 1 + std::min(bytes / kUnitBytes, kMostUnits); }
   // Whether to cut before a Node with this content hash. weight: of that Node.
   bool cut_before(uint64_t content, uint64_t weight, bool opens_kernel);
   // The Segment ended for another reason of the program: a wait, an event.
@@ -37,7 +41,7 @@ class Boundary {
 
   static constexpr uint64_t kWindow = 256, kLeast = 64, kMost = 2048;
   static constexpr uint64_t kRemembered = 16384;  // Nodes: the longest loop whose period is found
-  static constexpr size_t kUnitBytes = size_t{128} << 10;
+  static constexpr size_t kUnitBytes = size_t{128} << 10, kMostUnits = 16;
 
  private:
   struct Candidate {

@@ -303,6 +303,22 @@ def test_a_loop_that_reads_a_value_stops_planning(counted, operations):
     assert change["nodes"] >= 5 * operations
 
 
+@fused_only
+def test_a_chain_is_fused_at_any_size(counted):
+    x = torch.rand(1 << 23, device="accel")
+    for _ in range(10):  # until the idle worker takes nothing
+        torch.accel.synchronize()
+        with counted() as change:
+            y = (x * 2 + 1).sigmoid().mul(x).sub(x).abs().add(3).sqrt() * x
+            torch.accel.synchronize()
+        if change["idle_segments"] == 0:
+            break
+    assert change["idle_segments"] == 0
+    assert change["nodes"] == 9
+    assert change["launches"] <= 3
+    assert y.isfinite().all()
+
+
 def expect_no_planning_after_three_turns(counted, turn, operations: int) -> None:
     torch.accel.synchronize()
     turns = max(10, math.ceil(6 * WARM_NODES / operations))

@@ -175,8 +175,8 @@ TEST_P(Loops, ThatTakeTurnsSettle) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Contents, Loops,
-                         ::testing::Values(std::pair(0, 1), std::pair(0, 4), std::pair(6, 1),
-                                           std::pair(6, 4)));
+                         ::testing::Values(std::pair(0, 1), std::pair(0, 4), std::pair(0, 17),
+                                           std::pair(6, 1), std::pair(6, 4), std::pair(6, 17)));
 
 TEST(Boundary, KeepsSegmentsWithinTheirLimits) {
   Bodies random(1, 0, 4);
@@ -189,6 +189,16 @@ TEST(Boundary, KeepsSegmentsWithinTheirLimits) {
       EXPECT_LE(segment.weight, Boundary::kMost + 4);
     }
   }
+}
+
+TEST(Boundary, LeavesLargeNodesTogether) {
+  EXPECT_EQ(Boundary::weight(0), 1);
+  EXPECT_EQ(Boundary::weight(3 * Boundary::kUnitBytes), 4);
+  const uint64_t most = Boundary::weight(size_t{1} << 40);
+  Body body = Bodies(1, 0, 1).ops(5000);
+  for (Recorded& node : body) node.weight = most;
+  Recording recording;
+  for (const Ended& segment : recording.record(body)) EXPECT_GE(segment.contents.size(), 4);
 }
 
 TEST(Boundary, FollowsNoTurnThatWasNeverCut) {
