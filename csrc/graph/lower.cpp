@@ -480,15 +480,10 @@ void Lowering::less_common() {
       return out(flag(1) ? mul(scaled, power) : div(scaled, power));
     }
     case Opcode::Triangle: {
-      auto whole = [&](int i) { return builder_.scalar(node_.first_scalar + i, Lane::I64); };
-      auto integer = [&](Op code, Value a, Value b) {
-        return builder_.apply(code, Lane::I64, a, b);
-      };
-      const Value index = builder_.linear_index();
-      const Value column = integer(Op::Remainder, index, whole(2));
-      const Value row = integer(Op::Remainder, integer(Op::Div, index, whole(2)), whole(1));
-      const Value distance = integer(Op::Sub, column, row);
-      const Value kept = integer(flag(1) ? Op::Ge : Op::Le, distance, whole(0));
+      const Value distance = builder_.diagonal_index(node_.first_scalar + 1);
+      const Value diagonal = builder_.scalar(node_.first_scalar, Lane::I64);
+      const Value kept =
+          builder_.apply(flag(1) ? Op::Ge : Op::Le, Lane::I64, distance, diagonal);
       return out(select(kept, in(0), k(0)));
     }
     case Opcode::Linspace: {

@@ -10,6 +10,12 @@ using vec::Instruction;
 using vec::Lane;
 using vec::Op;
 
+namespace {
+
+constexpr uint32_t bit(DType dtype) { return 1u << static_cast<int>(dtype); }
+
+}  // namespace
+
 bool ProgramBuilder::Entry::operator==(const Entry& other) const {
   const Instruction &x = instruction, &y = other.instruction;
   return x.op == y.op && x.lane == y.lane && x.lane2 == y.lane2 && x.dtype == y.dtype &&
@@ -22,12 +28,46 @@ Value ProgramBuilder::add(Entry entry) {
     entry.kept &= values_[operand].kept;
     entry.level = std::max(entry.level, values_[operand].level);
   }
+  entry.dtypes = dtypes_of(entry);
   // The same instruction on the same values is the same value.
   for (size_t i = 0; i < values_.size(); ++i) {
     if (values_[i] == entry) return static_cast<Value>(i);
   }
   values_.push_back(entry);
   return static_cast<Value>(values_.size()) - 1;
+}
+
+uint32_t ProgramBuilder::dtypes_of(const Entry& entry) const {
+  constexpr uint32_t kFloating = bit(DType::BFloat16) | bit(DType::Float16) |
+                                 bit(DType::Float8E5M2) | bit(DType::Float8E4M3FN);
+  const auto of = [&](Value operand) { return values_[operand].dtypes; };
+  switch (entry.instruction.op) {
+    case Op::Load:
+      return bit(operands_[entry.instruction.index].view.dtype);
+    case Op::Round:
+    case Op::LoadTile:
+      return bit(entry.instruction.dtype);
+    case Op::Scalar: {
+      const runtime::ScalarSource& scalar = scalars_[entry.instruction.index];
+      const bool is_zero = scalar.index < 0 && scalar.constant.d == 0;
+      return is_zero && entry.result == Lane::F32 ? kFloating : 0;
+    }
+    case Op::Neg:
+    case Op::Abs:
+    case Op::Floor:
+    case Op::Ceil:
+    case Op::Trunc:
+      return of(entry.a) & kFloating;
+    case Op::Minimum:
+    case Op::Maximum:
+    case Op::Fmin:
+    case Op::Fmax:
+      return of(entry.a) & of(entry.b);
+    case Op::Select:
+      return of(entry.b) & of(entry.c);
+    default:
+      return 0;
+  }
 }
 
 int16_t ProgramBuilder::operand(const View& view, Domain domain) {
@@ -107,16 +147,24 @@ Value ProgramBuilder::column_index() {
   return add(entry);
 }
 
-Value ProgramBuilder::uniform(int32_t first, Lane lane) {
+Value ProgramBuilder::add_positional(Op op, int32_t first, Lane lane) {
   Entry entry;
-  entry.instruction.op = Op::Uniform;
+  entry.instruction.op = op;
   entry.instruction.lane = entry.result = lane;
-  // Seed and offset are read from two scalars in a row, so they are never shared with others.
+  // The two are read one after the other, so they are never shared with others.
   entry.instruction.index = static_cast<int16_t>(scalars_.size());
   scalars_.push_back({first, {}});
   scalars_.push_back({first + 1, {}});
   entry.kept = false;
   return add(entry);
+}
+
+Value ProgramBuilder::diagonal_index(int32_t first) {
+  return add_positional(Op::DiagonalIndex, first, Lane::I64);
+}
+
+Value ProgramBuilder::uniform(int32_t first, Lane lane) {
+  return add_positional(Op::Uniform, first, lane);
 }
 
 Value ProgramBuilder::apply(Op op, Lane lane, Value a, Value b, Value c) {
@@ -147,12 +195,7 @@ Value ProgramBuilder::round(Value value, DType dtype) {
       dtype == DType::Bool) {
     return value;
   }
-  const Entry& source = values_[value];
-  const bool is_load = source.instruction.op == Op::Load;
-  if (is_load && operands_[source.instruction.index].view.dtype == dtype) return value;
-  const bool is_rounded =
-      source.instruction.op == Op::Round || source.instruction.op == Op::LoadTile;
-  if (is_rounded && source.instruction.dtype == dtype) return value;
+  if (values_[value].dtypes & bit(dtype)) return value;
   Entry entry;
   entry.instruction.op = Op::Round;
   entry.instruction.lane = entry.result = lane(value);
@@ -388,6 +431,7 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       store.lane = values_[output.value].result;
       store.a = registers[output.value];
       store.index = output.operand;
+      if (values_[output.value].dtypes & bit(output.view.dtype)) store.dtype = output.view.dtype;
       program.code.push_back(store);
     }
     if (last[i] == static_cast<Value>(i)) free_registers.push_back(registers[i]);

@@ -32,6 +32,8 @@ class ProgramBuilder {
   Value scalar(int32_t segment_scalar, vec::Lane lane);
   Value linear_index();
   Value column_index();
+  // Scalars first, first + 1 of the Segment are rows and columns of the matrices.
+  Value diagonal_index(int32_t first);
   // Scalars first, first + 1 of the Segment are seed and offset.
   Value uniform(int32_t first, vec::Lane lane);
   Value apply(vec::Op op, vec::Lane lane, Value a, Value b = -1, Value c = -1);
@@ -74,6 +76,7 @@ class ProgramBuilder {
     Value a = -1, b = -1, c = -1;
     bool kept = true;  // the same for all elements of a kept index
     int level = 0;     // how many reductions in a row it depends on
+    uint32_t dtypes = 0;  // a bit for each dtype whose values are all that it can be
     bool operator==(const Entry& other) const;
   };
   struct Output {
@@ -90,6 +93,9 @@ class ProgramBuilder {
   };
 
   Value add(Entry entry);
+  // Of an op that reads two scalars in a row.
+  Value add_positional(vec::Op op, int32_t first, vec::Lane lane);
+  uint32_t dtypes_of(const Entry& entry) const;
   int16_t operand(const View& view, Domain domain);
   int16_t add_scalar(runtime::ScalarSource source);
   // Values over kept indices that phases over elements read: computed once a row and passed in a

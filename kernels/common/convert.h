@@ -40,8 +40,21 @@ ACCEL_INLINE VectorU32 bf16_bits(VectorF32 x) {
 }
 }  // namespace detail
 
+// Values that are bfloat16 ones already.
+ACCEL_INLINE void store_upper_halves(void* address, VectorF32 x) {
+#if defined(__AVX512BW__)
+  // The upper words without a shift first.
+  const __m512i upper = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27,
+                                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  const __m512i words = _mm512_permutexvar_epi16(upper, (__m512i)x);
+  _mm256_storeu_si256(static_cast<__m256i*>(address), _mm512_castsi512_si256(words));
+#else
+  store(address, __builtin_convertvector((VectorU32)x >> 16, HalfU16));
+#endif
+}
+
 ACCEL_INLINE void store_bf16(void* address, VectorF32 x) {
-  store(address, __builtin_convertvector(detail::bf16_bits(x) >> 16, HalfU16));
+  store_upper_halves(address, (VectorF32)detail::bf16_bits(x));
 }
 
 // x rounded to bfloat16 and widened again.

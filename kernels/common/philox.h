@@ -98,8 +98,10 @@ ACCEL_INLINE void store_interleaved(uint32_t* out, VectorU64 a, VectorU64 b) {
 // (one alone waits for its own products: 118 against 89 ns for 256 numbers).
 inline constexpr int kPhiloxStep = 8 * kLanes64;
 
-// The kPhiloxStep words of the blocks counter, counter + 1, ... in order.
-ACCEL_INLINE void random_words(uint64_t seed, uint64_t counter, uint32_t* out) {
+// The kPhiloxStep words of the blocks counter, counter + 1, ... in order; counter_high is the upper
+// half of all their counters.
+ACCEL_INLINE void random_words(uint64_t seed, uint64_t counter, uint32_t counter_high,
+                               uint32_t* out) {
   VectorU64 index;
   for (int i = 0; i < kLanes64; ++i) index[i] = static_cast<uint64_t>(i);
   // 32-bit words in the low halves; what the products leave in the high halves is never read by a
@@ -108,7 +110,8 @@ ACCEL_INLINE void random_words(uint64_t seed, uint64_t counter, uint32_t* out) {
   for (int v = 0; v < 2; ++v) {
     c0[v] = index + (counter + static_cast<uint64_t>(v * kLanes64));
     c1[v] = c0[v] >> 32;
-    c2[v] = c3[v] = VectorU64{};
+    c2[v] = splat<VectorU64>(static_cast<uint64_t>(counter_high));
+    c3[v] = VectorU64{};
   }
   const VectorU64 m0 = splat<VectorU64>(static_cast<uint64_t>(detail::kPhiloxM0));
   const VectorU64 m1 = splat<VectorU64>(static_cast<uint64_t>(detail::kPhiloxM1));
@@ -138,13 +141,13 @@ namespace detail {
 // `place` on, of the n elements from linear_index on. n is kPhiloxStep, and first 0, wherever whole
 // steps fit.
 template <class Take>
-ACCEL_INLINE void for_each_step(uint64_t seed, uint64_t offset, uint64_t linear_index, int n,
-                                Take take) {
+ACCEL_INLINE void for_each_step(uint64_t seed, uint64_t offset, uint32_t counter_high,
+                                uint64_t linear_index, int n, Take take) {
   alignas(64) uint32_t words[kPhiloxStep];
   uint64_t counter = offset + linear_index / 4;
   int first = static_cast<int>(linear_index % 4);
   for (int done = 0; done < n; counter += kPhiloxStep / 4) {
-    random_words(seed, counter, words);
+    random_words(seed, counter, counter_high, words);
     const int fit = n - done < kPhiloxStep - first ? n - done : kPhiloxStep - first;
     take(words, first, fit, done);
     done += fit;
@@ -153,10 +156,11 @@ ACCEL_INLINE void for_each_step(uint64_t seed, uint64_t offset, uint64_t linear_
 }
 }  // namespace detail
 
-// out[i] = random_word(seed, offset, linear_index + i) for i in [0, n).
-inline void random_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n,
-                        uint32_t* out) {
-  detail::for_each_step(seed, offset, linear_index, n,
+// out[i] = random_word(seed, offset, linear_index + i) for i in [0, n), or, with counter_high 1, the
+// second word of those elements.
+inline void random_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n, uint32_t* out,
+                        uint32_t counter_high = 0) {
+  detail::for_each_step(seed, offset, counter_high, linear_index, n,
                         [&](const uint32_t* words, int first, int fit, int place) {
                           std::memcpy(out + place, words + first, fit * sizeof(uint32_t));
                         });
@@ -164,7 +168,7 @@ inline void random_span(uint64_t seed, uint64_t offset, uint64_t linear_index, i
 
 // out[i] = uniform(seed, offset, linear_index + i) for i in [0, n).
 inline void uniform_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n, float* out) {
-  detail::for_each_step(seed, offset, linear_index, n,
+  detail::for_each_step(seed, offset, 0, linear_index, n,
                         [&](const uint32_t* words, int first, int fit, int place) {
                           if (fit == kPhiloxStep) {
                             for (int i = 0; i < kPhiloxStep; i += kLanes32) {

@@ -38,7 +38,6 @@ using VectorU64 = uint64_t __attribute__((vector_size(kVectorBytes)));
 using VectorU8 = uint8_t __attribute__((vector_size(kVectorBytes)));
 // As many bytes as VectorF32 has elements: how comparisons of F32 are stored.
 using QuarterU8 = uint8_t __attribute__((vector_size(kVectorBytes / 4)));
-using QuarterI8 = int8_t __attribute__((vector_size(kVectorBytes / 4)));
 
 inline constexpr int kLanes32 = kVectorBytes / 4;
 inline constexpr int kLanes64 = kVectorBytes / 8;
@@ -114,6 +113,18 @@ ACCEL_INLINE VectorF64 splat<VectorF64, double>(double value) {
   return (VectorF64)_mm256_set1_pd(value);
 #else
   return VectorF64{value, value};
+#endif
+}
+
+// As many bytes as VectorF32 has elements, as integers of its width: what g++ 12 makes of
+// __builtin_convertvector takes six times as long.
+ACCEL_INLINE VectorI32 widen_bytes(const void* address) {
+#if defined(__AVX512F__)
+  return (VectorI32)_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(address)));
+#elif defined(__AVX2__)
+  return (VectorI32)_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(address)));
+#else
+  return __builtin_convertvector(load<QuarterU8>(address), VectorI32);
 #endif
 }
 

@@ -17,6 +17,11 @@ struct Float8E4M3FN {
 struct BoolByte {
   uint8_t value;  // any byte but 0 is true
 };
+// A bfloat16 that only takes F32 values which are one.
+struct RoundedBFloat16 {
+  uint16_t bits;
+};
+ACCEL_INLINE void store_narrow(RoundedBFloat16* to, VectorF32 x) { store_upper_halves(to, x); }
 
 template <class T>
 inline constexpr bool kIsReal = false;
@@ -68,6 +73,12 @@ struct CastTo<BFloat16> {
   template <class From>
   ACCEL_INLINE static BFloat16 from(From x) {
     return {f32_to_bf16(static_cast<float>(x))};
+  }
+};
+template <>
+struct CastTo<RoundedBFloat16> {
+  ACCEL_INLINE static RoundedBFloat16 from(float x) {
+    return {static_cast<uint16_t>(float_bits(x) >> 16)};
   }
 };
 template <>

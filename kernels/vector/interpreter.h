@@ -128,6 +128,7 @@ struct Engine {
   Kernel kernels[kOps][kLanes];
   Kernel loads[kDTypes][kLanes];  // by the operand's dtype
   Kernel stores[kDTypes][kLanes];
+  Kernel store_rounded_bf16;  // of F32 values that are bf16 values: they lose no bit
   Reducer reducers[kReductions][kLanes];
   Kernel pairs[kFirsts][kSeconds];
   void (*execute)(const Step* begin, const Step* end, Frame& frame);

@@ -141,11 +141,10 @@ void select_f32(const Instruction& instruction, Frame& frame) {
   const float* b = in<float>(frame, instruction.b);
   const float* c = in<float>(frame, instruction.c);
   float* result = out<float>(frame, instruction.dst);
-  const int n = frame.padded;
-  for (int i = 0; i < n; i += kLanes32) {
-    const VectorI32 mask = __builtin_convertvector(load<QuarterI8>(condition + i), VectorI32);
-    store(result + i, mask != 0 ? load<VectorF32>(b + i) : load<VectorF32>(c + i));
-  }
+  for_each_vector<float>(frame.padded, [=](int i) {
+    const VectorF32 vb = load<VectorF32>(b + i), vc = load<VectorF32>(c + i);
+    store(result + i, widen_bytes(condition + i) != 0 ? vb : vc);
+  });
 }
 
 template <class Element>

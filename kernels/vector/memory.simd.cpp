@@ -4,6 +4,8 @@
 
 namespace accel::kernels::ACCEL_ISA {
 
+using vector::kTileElements;
+
 namespace {
 
 // --- Runs of elements that lie side by side ---
@@ -18,8 +20,18 @@ ACCEL_INLINE void load_run(const Memory* __restrict from, ElementOf<lane>* __res
   }
 }
 
+ACCEL_INLINE VectorF32 load_bools(const void* bytes) {
+  // Any byte but 0 is true: 1.0f's bits, or none.
+  const VectorI32 one = (VectorI32)splat<VectorF32>(1.0f);
+  return (VectorF32)((widen_bytes(bytes) != 0) & one);
+}
+
 template <VectorF32 (*convert)(const void*), class Memory>
 ACCEL_INLINE void load_vectors(const Memory* from, float* to, int n) {
+  if (n == kTileElements) {
+    for_each_vector<float>(n, [=](int i) { store(to + i, convert(from + i)); });
+    return;
+  }
   int i = 0;
   for (; i + kLanes32 <= n; i += kLanes32) store(to + i, convert(from + i));
   for (; i < n; ++i) to[i] = value_of(from[i]);
@@ -35,6 +47,12 @@ ACCEL_INLINE void load_run<Lane::F32, Float16>(const Float16* __restrict from, f
   load_vectors<load_f16>(from, to, n);
 }
 
+template <>
+ACCEL_INLINE void load_run<Lane::F32, BoolByte>(const BoolByte* __restrict from,
+                                                float* __restrict to, int n) {
+  load_vectors<load_bools>(from, to, n);
+}
+
 template <Lane lane, class Memory>
 ACCEL_INLINE void store_run(const ElementOf<lane>* __restrict from, Memory* __restrict to, int n) {
   if constexpr (sizeof(Memory) == sizeof(ElementOf<lane>) &&
@@ -47,6 +65,10 @@ ACCEL_INLINE void store_run(const ElementOf<lane>* __restrict from, Memory* __re
 
 template <void (*convert)(void*, VectorF32), class Memory>
 ACCEL_INLINE void store_vectors(const float* from, Memory* to, int n) {
+  if (n == kTileElements) {
+    for_each_vector<float>(n, [=](int i) { convert(to + i, load<VectorF32>(from + i)); });
+    return;
+  }
   int i = 0;
   for (; i + kLanes32 <= n; i += kLanes32) convert(to + i, load<VectorF32>(from + i));
   for (; i < n; ++i) to[i] = CastTo<Memory>::from(from[i]);
@@ -60,6 +82,12 @@ template <>
 ACCEL_INLINE void store_run<Lane::F32, Float16>(const float* __restrict from,
                                                 Float16* __restrict to, int n) {
   store_vectors<store_f16>(from, to, n);
+}
+
+template <>
+ACCEL_INLINE void store_run<Lane::F32, RoundedBFloat16>(const float* __restrict from,
+                                                        RoundedBFloat16* __restrict to, int n) {
+  store_vectors<store_upper_halves>(from, to, n);
 }
 
 // --- Every other element: the parts of complex numbers ---
@@ -102,6 +130,8 @@ template <>
 inline constexpr bool kLoadsVectors<BFloat16> = true;
 template <>
 inline constexpr bool kLoadsVectors<Float16> = true;
+template <>
+inline constexpr bool kLoadsVectors<RoundedBFloat16> = true;
 
 // Transposes a square of vectors: at distance h, the halves of width h change places.
 template <int h>
@@ -311,6 +341,7 @@ void add_memory_kernels(Engine& engine) {
     engine.set(Op::Store, static_cast<Lane>(lane), store_by_dtype);
   }
   engine.set(Op::LoadTile, Lane::F32, load_tile);
+  engine.store_rounded_bf16 = store_operand<Lane::F32, RoundedBFloat16>;
   add_dtype<DType::UInt8, uint8_t>(engine);
   add_dtype<DType::Int8, int8_t>(engine);
   add_dtype<DType::Int16, int16_t>(engine);

@@ -17,7 +17,7 @@ constexpr int kBlockSide = 16;
 
 bool depends_on_position(const Program& program) {
   return std::any_of(program.code.begin(), program.code.end(), [](const Instruction& i) {
-    return i.op == Op::LinearIndex || i.op == Op::ColumnIndex || i.op == Op::Uniform ||
+    return (i.op >= Op::LinearIndex && i.op <= Op::DiagonalIndex) || i.op == Op::Uniform ||
            i.op == Op::RandomBits;
   });
 }

@@ -1,5 +1,7 @@
 // Instructions that make values out of nothing but the element's place: scalars, slots, indices and
 // random numbers.
+#include <algorithm>
+
 #include "kernels/common/philox.h"
 #include "kernels/vector/cast.h"
 
@@ -71,6 +73,24 @@ ACCEL_INLINE void for_each_run(const Frame& frame, Make make) {
   }
 }
 
+// Matrices follow each other in row-major order, so along a run the distance grows by one until the
+// row ends.
+void diagonal_index(const Instruction& instruction, Frame& frame) {
+  const int64_t rows = frame.scalars[instruction.index].i;
+  const int64_t columns = frame.scalars[instruction.index + 1].i;
+  int64_t* to = out<int64_t>(frame, instruction.dst);
+  for_each_run(frame, [&](int64_t first, int n, int place) {
+    int64_t column = first % columns, row = first / columns % rows;
+    for (int done = 0; done < n;) {
+      const int fit = static_cast<int>(std::min<int64_t>(n - done, columns - column));
+      for (int i = 0; i < fit; ++i) to[place + done + i] = column - row + i;
+      done += fit;
+      column = 0;
+      row = row + 1 == rows ? 0 : row + 1;
+    }
+  });
+}
+
 void uniform_f32(const Instruction& instruction, Frame& frame) {
   const uint64_t seed = static_cast<uint64_t>(frame.scalars[instruction.index].i);
   const uint64_t offset = static_cast<uint64_t>(frame.scalars[instruction.index + 1].i);
@@ -85,9 +105,10 @@ void uniform_f64(const Instruction& instruction, Frame& frame) {
   const uint64_t offset = static_cast<uint64_t>(frame.scalars[instruction.index + 1].i);
   double* to = out<double>(frame, instruction.dst);
   for_each_run(frame, [&](int64_t first, int n, int place) {
-    for (int i = 0; i < n; ++i) {
-      to[place + i] = uniform_f64_at(seed, offset, static_cast<uint64_t>(first + i));
-    }
+    uint32_t high[vector::kTileElements], low[vector::kTileElements];
+    random_span(seed, offset, static_cast<uint64_t>(first), n, high);
+    random_span(seed, offset, static_cast<uint64_t>(first), n, low, 1);
+    for (int i = 0; i < n; ++i) to[place + i] = uniform_of(high[i], low[i]);
   });
 }
 
@@ -117,6 +138,7 @@ void add_position_kernels(Engine& engine) {
   for (int lane = 0; lane < vector::kLanes; ++lane) {
     engine.set(Op::LinearIndex, static_cast<Lane>(lane), linear_index);
     engine.set(Op::ColumnIndex, static_cast<Lane>(lane), column_index);
+    engine.set(Op::DiagonalIndex, static_cast<Lane>(lane), diagonal_index);
     engine.set(Op::RandomBits, static_cast<Lane>(lane), random_bits);
   }
   engine.set(Op::Uniform, Lane::F32, uniform_f32);

@@ -12,7 +12,7 @@ namespace {
 enum Reads : uint8_t { kNone = 0, kA = 1, kAB = 3, kABC = 7 };
 
 Reads reads(Op op) {
-  if (op <= Op::ColumnIndex) return op == Op::Store ? kA : kNone;
+  if (op <= Op::DiagonalIndex) return op == Op::Store ? kA : kNone;
   if (op == Op::Uniform || op == Op::RandomBits) return kNone;
   if (op == Op::MulAdd || op == Op::Select) return kABC;
   const bool binary = (op >= Op::Add && op <= Op::Fmax) || (op >= Op::BitAnd && op <= Op::BitXor) ||
@@ -97,6 +97,7 @@ class Preparation {
     }
     if (program_.kind == Kind::RowReduce && phase.over == Over::Elements) find_row_constants();
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) make_pair_of(j);
+    for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) round_in_store(j);
     const int first = prepared_.ends.empty() ? 0 : prepared_.ends.back();
     for (const Node& node : nodes_) {
       if (node.is_row_constant && !node.is_gone) prepared_.steps.push_back(node.step);
@@ -238,6 +239,27 @@ class Preparation {
     return true;
   }
 
+  // Lets node j, a Store that rounds, take the value that was rounded for it alone.
+  void round_in_store(int j) {
+    Instruction& store = nodes_[j].step.instruction;
+    if (!is_f32(store, Op::Store)) return;
+    const int i = writer_before(j, store.a);
+    if (i < 0 || !has_one_reader(i, j, store.a)) return;
+    const Instruction& round = nodes_[i].step.instruction;
+    if (!is_f32(round, Op::Round) || round.dtype != program_.operands[store.index]) return;
+    if (nodes_[i].is_row_constant != nodes_[j].is_row_constant) return;
+    for (int k = i + 1; k < j; ++k) {
+      if (nodes_[k].writes == round.a) return;
+    }
+    store.a = round.a;
+    store.dtype = DType::Float32;
+    nodes_[j].step.kernel = kernel_of(store);
+    nodes_[j].reads = nodes_[i].reads;
+    nodes_[i].is_gone = true;
+    nodes_[i].reads = 0;
+    nodes_[i].writes = -1;
+  }
+
   // The unpaired node that wrote register t last, not far before j; -1 where there is none.
   int writer_before(int j, uint8_t t) const {
     for (int i = j - 1; i >= 0 && i >= j - kWindow; --i) {
@@ -281,6 +303,10 @@ Kernel kernel_of(const Engine& engine, const Program& program, const Instruction
   const int lane = static_cast<int>(instruction.lane);
   if (instruction.op == Op::Load || instruction.op == Op::Store) {
     const int dtype = static_cast<int>(program.operands[instruction.index]);
+    if (is_f32(instruction, Op::Store) && instruction.dtype == DType::BFloat16 &&
+        program.operands[instruction.index] == DType::BFloat16) {
+      return engine.store_rounded_bf16;
+    }
     return (instruction.op == Op::Load ? engine.loads : engine.stores)[dtype][lane];
   }
   return engine.kernels[static_cast<int>(instruction.op)][lane];

@@ -45,7 +45,7 @@ enum class Op : uint8_t {
   // Memory. `index` names an operand; memory is converted between its dtype and the lane exactly as
   // a cast does (float to integer truncates, to bool tests for non-zero, F32 to bf16 rounds to even).
   Load,      // dst ← operand[index]
-  Store,     // operand[index] ← a
+  Store,     // operand[index] ← a; `dtype` may say that a is a value of this dtype already
   LoadTile,  // dst ← the F32 values handed to run_area()
   Scalar,    // dst ← scalars[index], the same for all elements
   Slot,      // dst ← reduction slot[index] of this element's kept index
@@ -53,6 +53,8 @@ enum class Op : uint8_t {
   LinearIndex,  // dst ← row-major index of the element in the iteration space (among the kept
                 // indices, in phases over those)
   ColumnIndex,  // dst ← index of the element along the innermost dimension (kept dimension)
+  DiagonalIndex,  // dst ← column minus row of the element, where the iteration space is cut into
+                  // matrices of scalars[index] rows and scalars[index + 1] columns
   // Conversions.
   Convert,  // dst (lane) ← a (lane2): value conversion as between dtypes of these lanes
   Round,    // dst ← a rounded to `dtype` and kept in its lane: bf16/fp16 in F32, intN wrap in I64
@@ -102,7 +104,7 @@ struct Instruction {
   Lane lane = Lane::F32;   // of the operands; of the result too, where Op does not say otherwise
   Lane lane2 = Lane::F32;  // Convert: the source's lane
   uint8_t dst = 0, a = 0, b = 0, c = 0;  // registers
-  DType dtype = DType::Float32;          // Round
+  DType dtype = DType::Float32;          // Round, Store
   int16_t index = 0;                     // operand, scalar or slot
 };
 

@@ -195,23 +195,39 @@ struct Workspace {
   }
 
  private:
+  static constexpr int64_t kLongTile = 32768;
+
+  // Whether the steps reduce what lies in memory as it is. No register is written then, so a tile
+  // may have any number of elements.
+  bool only_reduces(const Step* begin, const Step* end, const int64_t* strides) const {
+    return std::all_of(begin, end, [&](const Step& step) {
+      const Instruction& instruction = step.instruction;
+      if (is_reduction(instruction.op)) return true;
+      return instruction.op == Op::Load && instruction.lane == Lane::F32 &&
+             frame.dtypes[instruction.index] == DType::Float32 &&
+             strides[instruction.index] == sizeof(float);
+    });
+  }
+
   // The same for a single dimension, where the next tile is one step away.
   void run_line(const Step* begin, const Step* end, const Dims& dims, char* const* base,
                 int64_t first, int64_t last, int64_t linear_base) {
     const int64_t* strides = dims.strides[0];
     for (int o = 0; o < dims.operands; ++o) operands[o].data = base[o] + first * strides[o];
-    frame.set_shape(1, kTileElements);
-    frame.row_length = kTileElements;
+    int64_t tile = kTileElements;
+    if (last - first > kTileElements && only_reduces(begin, end, strides)) {
+      tile = std::min(kLongTile, (last - first) / kTilePadding * kTilePadding);
+    }
     frame.linear_stride = kTileElements;
-    for (; first < last; first += kTileElements) {
-      if (last - first < kTileElements) {
-        frame.set_shape(1, static_cast<int>(last - first));
-        frame.row_length = frame.count;
-      }
+    while (first < last) {
+      tile = std::min(tile, last - first);
+      frame.set_shape(1, static_cast<int>(tile));
+      frame.row_length = frame.count;
       frame.linear_index = linear_base + first;
       frame.column_index = first;
       run_steps(begin, end);
-      for (int o = 0; o < dims.operands; ++o) operands[o].data += strides[o] * kTileElements;
+      for (int o = 0; o < dims.operands; ++o) operands[o].data += strides[o] * tile;
+      first += tile;
     }
   }
 };

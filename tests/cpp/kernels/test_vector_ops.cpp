@@ -1,5 +1,7 @@
 // Every op in every lane it supports against scalar references, on every instruction set, at sizes
 // around the vector and tile widths, with special values.
+#include <random>
+
 #include "tests/cpp/kernels/vector_test.h"
 
 namespace accel::kernels::vector {
@@ -78,6 +80,45 @@ void check(Op op, Reference reference, double tolerance = 0) {
                            << n << ", element " << i << ": (" << +x << ", " << +y << ", " << +z
                            << ") gave " << +got << ", not " << +want;
       }
+    }
+  }
+}
+
+// Remainders of F32 go through F64 where the quotient has at most 27 bits: dividends at and next to
+// multiples of the divisor, with quotients on both sides of that limit.
+TEST(VectorOps, RemaindersOfF32AreExact) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> mantissa(1, 2);
+  const int64_t n = 20'000;
+  std::vector<float> a(n), b(n), result(3 * n);
+  for (int64_t i = 0; i < n; ++i) {
+    b[i] = std::ldexp(mantissa(random), static_cast<int>(random() % 60) - 30);
+    const float quotient = std::ldexp(mantissa(random), static_cast<int>(random() % 34));
+    a[i] = b[i] * std::trunc(quotient);
+    if (i % 3 == 1) a[i] = std::nextafterf(a[i], 0);
+    if (i % 3 == 2) a[i] = b[i] * quotient;
+    if (random() % 2) a[i] = -a[i];
+    if (random() % 2) b[i] = -b[i];
+  }
+  for (Isa isa : testable_isas()) {
+    Builder builder;
+    const int oa = builder.operand(DType::Float32), ob = builder.operand(DType::Float32);
+    const int ra = builder.load(oa), rb = builder.load(ob);
+    std::vector<Operand> operands = {make_operand(a.data(), {4}), make_operand(b.data(), {4})};
+    for (Op op : {Op::Fmod, Op::Remainder, Op::FloorDiv}) {
+      builder.store(builder.operand(DType::Float32), builder.emit(op, Lane::F32, ra, rb));
+      operands.push_back(
+          make_operand(result.data() + n * static_cast<int64_t>(operands.size() - 2), {4}));
+    }
+    run_on(engine_of(isa), builder.program, make_space({n}), operands.data(), nullptr);
+    for (int64_t i = 0; i < n; ++i) {
+      const float rest = std::fmod(a[i], b[i]);
+      const bool shifts = rest != 0 && (b[i] < 0) != (rest < 0);
+      ASSERT_TRUE(same(result[i], rest)) << a[i] << " fmod " << b[i] << " on " << isa_name(isa);
+      ASSERT_TRUE(same(result[n + i], shifts ? rest + b[i] : rest)) << a[i] << " mod " << b[i];
+      const float quotient = (a[i] - rest) / b[i] - (shifts ? 1 : 0), down = std::floor(quotient);
+      ASSERT_EQ(result[2 * n + i], quotient - down > 0.5f ? down + 1 : down)
+          << a[i] << " // " << b[i];
     }
   }
 }
