@@ -482,8 +482,7 @@ void Lowering::less_common() {
     case Opcode::Triangle: {
       const Value distance = builder_.diagonal_index(node_.first_scalar + 1);
       const Value diagonal = builder_.scalar(node_.first_scalar, Lane::I64);
-      const Value kept =
-          builder_.apply(flag(1) ? Op::Ge : Op::Le, Lane::I64, distance, diagonal);
+      const Value kept = builder_.apply(flag(1) ? Op::Ge : Op::Le, Lane::I64, distance, diagonal);
       return out(select(kept, in(0), k(0)));
     }
     case Opcode::Linspace: {

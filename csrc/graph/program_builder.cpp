@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
+#include <optional>
+#include <utility>
 
 namespace accel::graph {
 
@@ -13,6 +16,34 @@ using vec::Op;
 namespace {
 
 constexpr uint32_t bit(DType dtype) { return 1u << static_cast<int>(dtype); }
+
+// What has been given back rests for some instructions where there is another: two instructions
+// become a pair (kernels/vector/prepare.cpp) only if nothing between them writes over an operand of
+// the first. What is taken is the one used last, which is in the cache.
+class FreeRegisters {
+ public:
+  FreeRegisters() {
+    for (int i = vec::kMaxRegisters; i-- > 0;) ready_.push_back(static_cast<uint8_t>(i));
+  }
+
+  std::optional<uint8_t> take(size_t position) {
+    while (!resting_.empty() && (ready_.empty() || resting_.front().second + kRest <= position)) {
+      ready_.push_back(resting_.front().first);
+      resting_.pop_front();
+    }
+    if (ready_.empty()) return std::nullopt;
+    const uint8_t taken = ready_.back();
+    ready_.pop_back();
+    return taken;
+  }
+  void give_back(uint8_t freed, size_t position) { resting_.emplace_back(freed, position); }
+
+ private:
+  static constexpr size_t kRest = 8;  // instructions
+
+  std::vector<uint8_t> ready_;
+  std::deque<std::pair<uint8_t, size_t>> resting_;  // and since when
+};
 
 }  // namespace
 
@@ -367,8 +398,7 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
     }
   }
   std::vector<uint8_t> registers(values_.size());
-  std::vector<uint8_t> free_registers;
-  for (int i = vec::kMaxRegisters; i-- > 0;) free_registers.push_back(static_cast<uint8_t>(i));
+  FreeRegisters free_registers;
   std::vector<std::vector<Value>> ends(values_.size());
   for (size_t i = 0; i < values_.size(); ++i) {
     if (needed[i]) ends[last[i]].push_back(static_cast<Value>(i));
@@ -393,13 +423,14 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       if (entry.b >= 0) instruction.b = registers[entry.b];
       if (entry.c >= 0) instruction.c = registers[entry.c];
     }
-    if (free_registers.empty()) return false;
-    registers[i] = instruction.dst = free_registers.back();
-    free_registers.pop_back();
+    const auto free_register = free_registers.take(program.code.size());
+    if (!free_register) return false;
+    registers[i] = instruction.dst = *free_register;
     // Operands that end here are freed after the result has its register: an instruction whose
     // lanes differ in width must not write over what it still reads.
     for (Value ending : ends[i]) {
-      if (ending != static_cast<Value>(i)) free_registers.push_back(registers[ending]);
+      if (ending == static_cast<Value>(i)) continue;
+      free_registers.give_back(registers[ending], program.code.size());
     }
     program.code.push_back(instruction);
     if (!elements && hoisted[i] >= 0 && entry.level == level) {
@@ -434,7 +465,9 @@ bool ProgramBuilder::emit_phase(vec::Program& program, vec::Over over, int level
       if (values_[output.value].dtypes & bit(output.view.dtype)) store.dtype = output.view.dtype;
       program.code.push_back(store);
     }
-    if (last[i] == static_cast<Value>(i)) free_registers.push_back(registers[i]);
+    if (last[i] == static_cast<Value>(i)) {
+      free_registers.give_back(registers[i], program.code.size());
+    }
   }
   phase.end = static_cast<int>(program.code.size());
   program.phases.push_back(phase);

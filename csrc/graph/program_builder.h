@@ -74,8 +74,8 @@ class ProgramBuilder {
     vec::Instruction instruction;
     vec::Lane result;
     Value a = -1, b = -1, c = -1;
-    bool kept = true;  // the same for all elements of a kept index
-    int level = 0;     // how many reductions in a row it depends on
+    bool kept = true;     // the same for all elements of a kept index
+    int level = 0;        // how many reductions in a row it depends on
     uint32_t dtypes = 0;  // a bit for each dtype whose values are all that it can be
     bool operator==(const Entry& other) const;
   };

@@ -21,10 +21,10 @@ namespace accel::graph {
 // multiple of N, and each drift is a new key. Two rules, both of them properties of the program:
 //
 // By content: before the Node whose rolling hash is the least of the last kWindow units. A Node
-// weighs one unit, and one more for each kUnitBytes that it makes, so that Segments of large tensors
-// are shorter and less memory waits; but never more than kMostUnits, so that tensors of any size find
-// a window with room for what fuses. Nodes that open a kernel anyway (matmuls, engines) come before
-// all others.
+// weighs one unit, and one more for each kUnitBytes that it makes, so that Segments of large
+// tensors are shorter and less memory waits; but never more than kMostUnits, so that tensors of any
+// size find a window with room for what fuses. Nodes that open a kernel anyway (matmuls, engines)
+// come before all others.
 //
 // By period: identical layers tie in that hash, and which of them is cut would depend on where the
 // chain of cuts came from; it can take ten turns to settle. So a stream that has followed a period

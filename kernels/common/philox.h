@@ -156,8 +156,8 @@ ACCEL_INLINE void for_each_step(uint64_t seed, uint64_t offset, uint32_t counter
 }
 }  // namespace detail
 
-// out[i] = random_word(seed, offset, linear_index + i) for i in [0, n), or, with counter_high 1, the
-// second word of those elements.
+// out[i] = random_word(seed, offset, linear_index + i) for i in [0, n), or, with counter_high 1,
+// the second word of those elements.
 inline void random_span(uint64_t seed, uint64_t offset, uint64_t linear_index, int n, uint32_t* out,
                         uint32_t counter_high = 0) {
   detail::for_each_step(seed, offset, counter_high, linear_index, n,

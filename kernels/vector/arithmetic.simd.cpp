@@ -213,10 +213,10 @@ struct FloorQuotient {
   ACCEL_INLINE static float of(float a, float b, float rest) { return floor_div_of(a, b, rest); }
 };
 
-// Remainders of F32 in F64, exact while the quotient has at most 27 bits: the product of its 27 bits
-// and the divisor's 24 fits, the difference is a multiple of the smaller operand's last bit, and the
-// quotient is never so close below an integer that it would round to it. The C library's loop takes
-// ten times as long; it does the rest.
+// Remainders of F32 in F64, exact while the quotient has at most 27 bits: the product of its 27
+// bits and the divisor's 24 fits, the difference is a multiple of the smaller operand's last bit,
+// and the quotient is never so close below an integer that it would round to it. The C library's
+// loop takes ten times as long; it does the rest.
 template <class Function>
 void by_remainder(const Instruction& instruction, Frame& frame) {
   using Floats = float __attribute__((vector_size(kVectorBytes / 2)));

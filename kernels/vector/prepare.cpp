@@ -72,6 +72,12 @@ class Preparation {
 
   void add_phase(const Phase& phase) {
     nodes_.clear();
+    // Registers that hold the same for all elements of a row: hoisted scalars, slots, operands that
+    // are constant along it, and what is computed from those alone.
+    const bool along_rows = program_.kind == Kind::RowReduce && phase.over == Over::Elements;
+    uint32_t constant = 0;
+    size_t homes = 0;  // of `row_homes_` that the phase has taken
+    for (const Step& step : prepared_.prologue) constant |= 1u << step.instruction.dst;
     uint8_t name[kMaxRegisters];  // where a register's present value lies
     for (int r = 0; r < kMaxRegisters; ++r) name[r] = static_cast<uint8_t>(r);
     for (int i = phase.begin; i < phase.end; ++i) {
@@ -84,18 +90,31 @@ class Preparation {
         const int home = hoist(instruction);
         if (home >= 0) {
           name[instruction.dst] = static_cast<uint8_t>(home);
+          constant |= 1u << home;
           continue;
         }
       }
-      if (writes(instruction.op)) name[instruction.dst] = instruction.dst;
       const uint32_t mask = (read & 1 ? 1u << instruction.a : 0) |
                             (read & 2 ? 1u << instruction.b : 0) |
                             (read & 4 ? 1u << instruction.c : 0);
-      nodes_.push_back({{kernel_of(instruction), instruction},
-                        mask,
-                        writes(instruction.op) ? instruction.dst : -1});
+      bool is_row_constant = false;
+      if (writes(instruction.op)) {
+        const uint8_t target = instruction.dst;
+        if (along_rows && is_constant(instruction, mask, constant)) {
+          if (homes == row_homes_.size() && free_ != 0) row_homes_.push_back(take_free());
+          is_row_constant = homes < row_homes_.size();
+          if (is_row_constant) instruction.dst = row_homes_[homes++];
+        }
+        name[target] = instruction.dst;
+        constant &= ~(1u << instruction.dst);
+        if (is_row_constant) constant |= 1u << instruction.dst;
+      }
+      Node node{{kernel_of(instruction), instruction},
+                mask,
+                writes(instruction.op) ? instruction.dst : -1};
+      node.is_row_constant = is_row_constant;
+      nodes_.push_back(node);
     }
-    if (program_.kind == Kind::RowReduce && phase.over == Over::Elements) find_row_constants();
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) make_pair_of(j);
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) round_in_store(j);
     const int first = prepared_.ends.empty() ? 0 : prepared_.ends.back();
@@ -110,32 +129,6 @@ class Preparation {
     prepared_.ends.push_back(static_cast<int>(prepared_.steps.size()));
   }
 
-  // Marks what gives the same value for all elements of a row: slots, row constants, and what is
-  // computed from those and from hoisted scalars alone. Its register must be its own all along the
-  // phase, so that it lasts from tile to tile.
-  void find_row_constants() {
-    uint32_t constant = 0, read = 0, written = 0, written_twice = 0;
-    for (const Step& step : prepared_.prologue) constant |= 1u << step.instruction.dst;
-    for (const Node& node : nodes_) {
-      if (node.writes < 0) continue;
-      written_twice |= written & 1u << node.writes;
-      written |= 1u << node.writes;
-    }
-    for (Node& node : nodes_) {
-      const Instruction& instruction = node.step.instruction;
-      const bool is_source =
-          instruction.op == Op::Slot ||
-          (instruction.op == Op::Load && (row_constants_ >> instruction.index & 1));
-      const bool is_computed = (instruction.op >= Op::Convert && instruction.op <= Op::Select) &&
-                               (node.reads & ~constant) == 0;
-      read |= node.reads;
-      if ((is_source || is_computed) && !((written_twice | read) >> node.writes & 1)) {
-        node.is_row_constant = true;
-        constant |= 1u << node.writes;
-      }
-    }
-  }
-
   // Gives a scalar a register that nothing else uses; equal ones share. -1 where none is left.
   int hoist(const Instruction& instruction) {
     for (const Step& step : prepared_.prologue) {
@@ -146,10 +139,24 @@ class Preparation {
     }
     if (free_ == 0) return -1;
     Instruction hoisted = instruction;
-    hoisted.dst = static_cast<uint8_t>(__builtin_ctz(free_));
-    free_ &= free_ - 1;
+    hoisted.dst = take_free();
     prepared_.prologue.push_back({kernel_of(hoisted), hoisted});
     return hoisted.dst;
+  }
+
+  // A register that nothing else uses; there must be one.
+  uint8_t take_free() {
+    const auto taken = static_cast<uint8_t>(__builtin_ctz(free_));
+    free_ &= free_ - 1;
+    return taken;
+  }
+
+  // Whether it gives the same for all elements of a row, with `constant` registers that do.
+  bool is_constant(const Instruction& instruction, uint32_t reads, uint32_t constant) const {
+    if (instruction.op == Op::Slot) return true;
+    if (instruction.op == Op::Load) return row_constants_ >> instruction.index & 1;
+    return instruction.op >= Op::Convert && instruction.op <= Op::Select &&
+           (reads & ~constant) == 0;
   }
 
   Kernel kernel_of(const Instruction& instruction) const {
@@ -294,7 +301,8 @@ class Preparation {
   Prepared prepared_;
   std::vector<Node> nodes_;
   const uint64_t row_constants_;
-  uint32_t free_ = 0;
+  uint32_t free_ = 0;               // registers that neither program nor prologue uses
+  std::vector<uint8_t> row_homes_;  // of row constants: one each in a phase, the same in the next
 };
 
 }  // namespace
