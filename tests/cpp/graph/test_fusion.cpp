@@ -248,6 +248,29 @@ TEST(Fusion, AProductStoresItselfInFloat32) {
   }
 }
 
+// What only moves bfloat16 values about is not rounded; its store says so.
+TEST(Fusion, OnlyWhatIsNewIsRounded) {
+  for (const bool rounds : {false, true}) {
+    Program program;
+    const Tensor x = program.tensor({64}, DType::BFloat16);
+    const Tensor other = program.tensor({64}, DType::BFloat16);
+    const Tensor negated = program.tensor({64}, DType::BFloat16);
+    const Tensor result = program.tensor({64}, DType::BFloat16);
+    program.add(Opcode::Neg, {negated}, {x});
+    program.add(rounds ? Opcode::Mul : Opcode::Maximum, {result}, {negated, other});
+    Program::drop(negated);
+    const Plan plan = program.plan();
+    ASSERT_EQ(plan.launches.size(), 1u);
+    const auto& code = std::get<runtime::VectorLaunch>(plan.launches[0].kernel).program.code;
+    const auto count = std::count_if(code.begin(), code.end(), [](const auto& instruction) {
+      return instruction.op == kernels::vector::Op::Round;
+    });
+    EXPECT_EQ(count, rounds ? 1 : 0);
+    EXPECT_EQ(code.back().op, kernels::vector::Op::Store);
+    EXPECT_EQ(code.back().dtype, DType::BFloat16);
+  }
+}
+
 TEST(Fusion, WriteToWhatAnEarlierLaunchReadsStaysBehindIt) {
   Program program;
   const Tensor x = program.tensor({1, 8, 8});

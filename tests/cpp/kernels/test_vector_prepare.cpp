@@ -17,8 +17,9 @@ Program random_program(std::mt19937& random) {
                     Op::Maximum, Op::Scalar, Op::Mul,    Op::Load,   Op::Store};
   const auto pick = [&](int n) { return static_cast<int>(random() % n); };
   const int registers = 3 + pick(6);
+  const DType dtypes[] = {DType::Float32, DType::Float32, DType::BFloat16, DType::Float16};
   Program program;
-  program.operands.assign(kOperands, DType::Float32);
+  for (int o = 0; o < kOperands; ++o) program.operands.push_back(dtypes[pick(4)]);
   program.scalars = kScalars;
   const auto add = [&](Op op, int dst, int index) {
     Instruction instruction{op};
@@ -26,7 +27,7 @@ Program random_program(std::mt19937& random) {
     instruction.a = static_cast<uint8_t>(pick(registers));
     instruction.b = static_cast<uint8_t>(pick(registers));
     instruction.c = static_cast<uint8_t>(pick(registers));
-    instruction.dtype = pick(2) ? DType::BFloat16 : DType::Float16;
+    if (op == Op::Round) instruction.dtype = pick(2) ? DType::BFloat16 : DType::Float16;
     instruction.index = static_cast<int16_t>(index);
     program.code.push_back(instruction);
   };
@@ -55,6 +56,7 @@ TEST(VectorPrepare, NeverChangesABit) {
   for (int s = 0; s < kScalars; ++s) scalars[s].d = 0.37 * s - 0.6;
   for (int round = 0; round < 400; ++round) {
     const Program program = random_program(random);
+    // Of two bytes or four: halves of floats are as good as any.
     std::vector<std::vector<float>> start(kOperands, std::vector<float>(kCount));
     for (auto& operand : start) {
       for (float& x : operand) x = static_cast<float>(random() % 4096) / 2048.0f - 1;
@@ -63,16 +65,22 @@ TEST(VectorPrepare, NeverChangesABit) {
       auto memory = start, plain_memory = start;
       Operand operands[kOperands], plain_operands[kOperands];
       for (int o = 0; o < kOperands; ++o) {
-        operands[o] = make_operand(memory[o].data(), {4});
-        plain_operands[o] = make_operand(plain_memory[o].data(), {4});
+        const int64_t size = size_of(program.operands[o]);
+        operands[o] = make_operand(memory[o].data(), {size});
+        plain_operands[o] = make_operand(plain_memory[o].data(), {size});
       }
       const Engine& engine = engine_of(isa);
       const Space space = make_space({kCount});
       run(program, prepare_on(engine, program), space, operands, scalars);
       run(program, prepare_plainly(engine, program), space, plain_operands, scalars);
       for (int o = 0; o < kOperands; ++o) {
+        const auto at = [&](const std::vector<float>& values, int64_t i) {
+          return program.operands[o] == DType::Float32
+                     ? values[i]
+                     : static_cast<float>(reinterpret_cast<const uint16_t*>(values.data())[i]);
+        };
         for (int64_t i = 0; i < kCount; ++i) {
-          ASSERT_TRUE(same(memory[o][i], plain_memory[o][i]))
+          ASSERT_TRUE(same(at(memory[o], i), at(plain_memory[o], i)))
               << "round " << round << " operand " << o << " element " << i << " on "
               << isa_name(isa);
         }
@@ -91,6 +99,43 @@ TEST(VectorPrepare, HoistsScalarsMakesPairsAndSkipsStores) {
   EXPECT_EQ(prepared.prologue.size(), 2u);
   ASSERT_EQ(prepared.steps.size(), 3u);  // load, pair, store
   EXPECT_EQ(prepared.steps[1].aim, out);
+}
+
+TEST(VectorPrepare, RoundsInTheStore) {
+  Builder builder;
+  const int in = builder.operand(DType::BFloat16), out = builder.operand(DType::BFloat16);
+  const int x = builder.load(in);
+  const int root = builder.emit(Op::Sqrt, Lane::F32, x);
+  builder.store(out, builder.round(Lane::F32, DType::BFloat16, root));
+  const Engine& engine = engine_of(Isa::Portable);
+  const Prepared prepared = prepare_on(engine, builder.program);
+  ASSERT_EQ(prepared.steps.size(), 3u);  // load, root, store
+  EXPECT_EQ(prepared.steps[2].instruction.a, root);
+  // A store that is told that there is nothing to round, and rounds after all.
+  builder.program.code.back().dtype = DType::BFloat16;
+  EXPECT_EQ(prepare_on(engine, builder.program).steps[2].kernel, prepared.steps[2].kernel);
+}
+
+TEST(VectorPrepare, FillsRowConstantsOnceARow) {
+  Builder builder(Kind::RowReduce);
+  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+  const int sum = builder.add_slot(Lane::F32), most = builder.add_slot(Lane::F32);
+  const int x = builder.load(in);
+  builder.reduce(Op::ReduceSum, x, sum);
+  builder.reduce(Op::ReduceMax, x, most);
+  builder.phase(Over::Elements);
+  const int again = builder.load(in);
+  const int shifted = builder.emit(Op::Sub, Lane::F32, again, builder.slot(sum));
+  builder.store(out, builder.emit(Op::Mul, Lane::F32, shifted, builder.slot(most)));
+  builder.phase(Over::Elements);
+  // The second slot takes the register of the first: they are apart all the same.
+  for (Instruction& instruction : builder.program.code) {
+    if (instruction.op == Op::Slot) instruction.dst = 1;
+    if (instruction.op == Op::Sub || instruction.op == Op::Mul) instruction.b = 1;
+  }
+  const Prepared prepared = prepare_on(engine_of(Isa::Portable), builder.program);
+  EXPECT_EQ(prepared.tile_begin(1) - prepared.begin(1), 2);  // both slots
+  EXPECT_EQ(prepared.end(1) - prepared.tile_begin(1), 3);    // load, pair, store
 }
 
 TEST(VectorPrepare, KeepsWhatIsReadTwice) {
