@@ -10,10 +10,7 @@ same step under no_sync(), without any communication. Prints a table in Markdown
 import argparse
 import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from pathlib import Path
 
 import torch
 import train
+import turns
 from torch import distributed
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -72,62 +70,44 @@ def serve(device_type: str, rank: int, options: argparse.Namespace) -> None:
 
 
 class Candidate:
-    """The ranks of one candidate; stopped while it is not their turn."""
+    """The ranks of one candidate, and the times of their steps."""
 
     def __init__(self, name: str, options: argparse.Namespace, folder: str):
         self.name = name
         self.times: dict[str, list[float]] = {"together": [], "alone": []}
         self._ranks = [
-            subprocess.Popen(
+            turns.Candidate(
                 [
                     *(sys.executable, __file__, *sys.argv[1:], "--serve", name),
                     *("--rank", str(rank), "--store", str(Path(folder) / name)),
                 ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "ACCEL_DEVICE_COUNT": str(options.ranks),
-                },
+                OMP_NUM_THREADS="1",
+                ACCEL_DEVICE_COUNT=str(options.ranks),
             )
             for rank in range(options.ranks)
         ]
         for rank in self._ranks:
-            self._answer(rank)
-        self._signal(signal.SIGSTOP)
-
-    def _answer(self, rank: subprocess.Popen):
-        line = rank.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with status {rank.wait()}")
-        return json.loads(line)
-
-    def _signal(self, number: int) -> None:
+            rank.answer()
         for rank in self._ranks:
-            rank.send_signal(number)
+            rank.pause()
 
     def run(self, how: str, steps: int, keep: bool = True) -> None:
-        self._signal(signal.SIGCONT)
         for rank in self._ranks:
-            print(how, steps, file=rank.stdin, flush=True)
-        answers = [self._answer(rank) for rank in self._ranks]
-        self._signal(signal.SIGSTOP)
+            rank.resume()
+        for rank in self._ranks:
+            rank.send(f"{how} {steps}")
+        answers = [rank.answer() for rank in self._ranks]
+        for rank in self._ranks:
+            rank.pause()
         if keep:
             # A step has ended when it has on every rank.
             self.times[how] += map(max, zip(*(answer["times"] for answer in answers)))
 
     def close(self) -> None:
-        self._signal(signal.SIGCONT)
         for rank in self._ranks:
-            rank.stdin.close()
+            rank.resume()
         for rank in self._ranks:
-            try:
-                rank.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                rank.kill()
-            rank.stdout.close()
+            rank.close()
 
 
 def compare(options: argparse.Namespace) -> list[Candidate]:

@@ -17,9 +17,7 @@ import importlib.util
 import json
 import os
 import re
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 
 import models
 import torch
+import turns
 
 CANDIDATES = ("accel", "compiled", "replayed", "cpu", "inductor")
 WORKLOADS = (
@@ -208,50 +207,31 @@ def peak_memory() -> float:
 
 
 class Candidate:
-    """A process that serves one candidate; stopped while it is not its turn."""
+    """What one candidate answered, turn by turn."""
 
     def __init__(self, workload: str, name: str, amp: bool):
         self.name = name
         self._cache = tempfile.TemporaryDirectory()
         command = [sys.executable, __file__, workload, "--serve", name]
-        self._process = subprocess.Popen(
-            command + (["--amp"] if amp else []),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": self._cache.name},
+        self._process = turns.Candidate(
+            command + (["--amp"] if amp else []), TORCHINDUCTOR_CACHE_DIR=self._cache.name
         )
-        self.first = self._answer()["first"]
+        self.first = self._process.answer()["first"]
         self.times: list[float] = []
         self.peak = 0.0
         self.device: list[float] = []  # peaks of the last turn: allocated, active
         self.loss = 0.0
-        self._pause()
-
-    def _pause(self) -> None:
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
-        return json.loads(line)
+        self._process.pause()
 
     def run(self, steps: int, keep: bool = True) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
-        print(steps, file=self._process.stdin, flush=True)
-        answer = self._answer()
-        self._pause()
+        answer = self._process.ask(str(steps))
         self.peak, self.loss = answer["peak"], answer["loss"]
         self.device = answer.get("device", [])
         if keep:
             self.times += answer["times"]
 
     def close(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
+        self._process.close()
         self._cache.cleanup()
 
 
