@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/operators.py                   # all of them, float32
     python benchmarks/operators.py norm softmax --dtype bfloat16       # whose names hold these
 
-Each call is waited for, so nothing is fused, and the time of an operator has its recording, hand-over
-and memory in it. The two take turns, each in a process that is stopped while the other runs.
-Prints a table in Markdown, the worst ratio first: minima and medians of a call.
+Each call is waited for, so nothing is fused, and the time of an operator has its recording, its
+hand-over and its memory in it. The two take turns, each in a process that is stopped while the
+other runs. Prints a table in Markdown, the worst ratio first: minima and medians of a call.
 """
 
 import argparse
