@@ -357,18 +357,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="parts of operators' names (default: all)")
-    parser.add_argument(
-        "--dtype",
-        type=lambda name: getattr(torch, name),
-        default=torch.float32,
-        help="float32 (default), bfloat16, ...",
-    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each (default: 2)")
     parser.add_argument(
         "--milliseconds", type=float, default=60, help="of calls, at least, a turn (default: 60)"
     )
     parser.add_argument("--serve", choices=DEVICES, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.dtype = getattr(torch, options.dtype)
     if options.serve:
         serve(options.serve, options.dtype, options.milliseconds)
     else:

@@ -58,11 +58,6 @@ ACCEL_INLINE double uniform_of(uint32_t high, uint32_t low) {
 ACCEL_INLINE float uniform(uint64_t seed, uint64_t offset, uint64_t linear_index) {
   return uniform_of(random_word(seed, offset, linear_index));
 }
-ACCEL_INLINE double uniform_f64_at(uint64_t seed, uint64_t offset, uint64_t linear_index) {
-  const uint64_t counter = offset + linear_index / 4;
-  const uint32_t high = philox_block(seed, counter).word[linear_index % 4];
-  return uniform_of(high, philox_block(seed, counter, 1).word[linear_index % 4]);
-}
 
 namespace detail {
 

@@ -106,7 +106,6 @@ class Preparation {
           if (is_row_constant) instruction.dst = row_homes_[homes++];
         }
         name[target] = instruction.dst;
-        constant &= ~(1u << instruction.dst);
         if (is_row_constant) constant |= 1u << instruction.dst;
       }
       Node node{{kernel_of(instruction), instruction},
@@ -211,9 +210,8 @@ class Preparation {
     const bool uses_x = second < Second::Square;
     const bool uses_y = second == Second::MulAdd || second == Second::AddTo;
     if (uses_x && (x == t || (uses_y && y == t))) return false;
-    const int i = writer_before(j, t);
-    if (i < 0 || !has_one_reader(i, j, t)) return false;
-    if (nodes_[i].is_row_constant != nodes_[j].is_row_constant) return false;
+    const int i = maker_for(j, t);
+    if (i < 0) return false;
     Instruction joined = nodes_[i].step.instruction;
     const bool squares = is_f32(joined, Op::Square);
     First first;
@@ -228,9 +226,6 @@ class Preparation {
     } else {
       return false;
     }
-    for (int k = i + 1; k < j; ++k) {
-      if (nodes_[k].writes >= 0 && (nodes_[i].reads >> nodes_[k].writes & 1)) return false;
-    }
     if (squares) joined.b = joined.a;
     if (uses_y) joined.c = y;
     joined.index = uses_x ? x : 0;
@@ -240,9 +235,7 @@ class Preparation {
     node.reads = nodes_[i].reads | (uses_x ? 1u << x : 0) | (uses_y ? 1u << y : 0);
     node.step = {engine_.pairs[static_cast<int>(first)][static_cast<int>(second)], joined};
     node.is_pair = true;
-    nodes_[i].is_gone = true;
-    nodes_[i].reads = 0;
-    nodes_[i].writes = -1;
+    remove(nodes_[i]);
     return true;
   }
 
@@ -250,21 +243,33 @@ class Preparation {
   void round_in_store(int j) {
     Instruction& store = nodes_[j].step.instruction;
     if (!is_f32(store, Op::Store)) return;
-    const int i = writer_before(j, store.a);
-    if (i < 0 || !has_one_reader(i, j, store.a)) return;
+    const int i = maker_for(j, store.a);
+    if (i < 0) return;
     const Instruction& round = nodes_[i].step.instruction;
     if (!is_f32(round, Op::Round) || round.dtype != program_.operands[store.index]) return;
-    if (nodes_[i].is_row_constant != nodes_[j].is_row_constant) return;
-    for (int k = i + 1; k < j; ++k) {
-      if (nodes_[k].writes == round.a) return;
-    }
     store.a = round.a;
     store.dtype = DType::Float32;
     nodes_[j].step.kernel = kernel_of(store);
     nodes_[j].reads = nodes_[i].reads;
-    nodes_[i].is_gone = true;
-    nodes_[i].reads = 0;
-    nodes_[i].writes = -1;
+    remove(nodes_[i]);
+  }
+
+  // The node that makes register t for node j alone, if j may do its work too: both once a row or
+  // neither, and its own operands still there. -1 where there is none.
+  int maker_for(int j, uint8_t t) const {
+    const int i = writer_before(j, t);
+    if (i < 0 || !has_one_reader(i, j, t)) return -1;
+    if (nodes_[i].is_row_constant != nodes_[j].is_row_constant) return -1;
+    for (int k = i + 1; k < j; ++k) {
+      if (nodes_[k].writes >= 0 && (nodes_[i].reads >> nodes_[k].writes & 1)) return -1;
+    }
+    return i;
+  }
+
+  static void remove(Node& node) {
+    node.is_gone = true;
+    node.reads = 0;
+    node.writes = -1;
   }
 
   // The unpaired node that wrote register t last, not far before j; -1 where there is none.
