@@ -18,8 +18,6 @@ namespace {
 constexpr int64_t kOneRound = 16 << 10;
 // From so many on it is in place, where the tensors can be shared.
 constexpr int64_t kInPlace = 1 << 20;
-// Of which so many are added up and handed to the others at a time: they stay in the first cache.
-constexpr int64_t kInPlaceStep = 16 << 10;
 
 // What ranks have to agree on, at the head of a collective's first slot.
 struct Agreement {
@@ -251,14 +249,17 @@ class Collective {
 
   // ---- reductions ----
 
-  void combine(char* out, const char* const* sources, int64_t elements) {
+  kernels::Combination combination() const {
     const Reduction& reduction = operation_.reduction;
     kernels::Combination combination;
     combination.op = reduction.op;
     combination.dtype = reduction.dtype;
     combination.factors = reduction.weighted ? factors_.data() : nullptr;
     combination.divisor = reduction.average ? size_ : 1;
-    kernels::combine(combination, out, reinterpret_cast<const void* const*>(sources), size_,
+    return combination;
+  }
+  void combine(char* out, const char* const* sources, int64_t elements) {
+    kernels::combine(combination(), out, reinterpret_cast<const void* const*>(sources), size_,
                      elements);
   }
   // After the first round's slots have been seen: what each rank's elements are multiplied by.
@@ -339,24 +340,14 @@ class Collective {
   }
 
   void combine_own_piece(const std::vector<char*>& tensors, int64_t elements) {
-    const int64_t size = operation_.element_size, step = kInPlaceStep / size;
-    // Pieces begin with a step.
-    const int64_t begin = elements / step * self_ / size_ * step;
+    const int64_t size = operation_.element_size, page = PeerMemory::kPage / size;
+    // Pieces begin with a page.
+    const int64_t begin = elements / page * self_ / size_ * page;
     const int64_t end =
-        self_ == size_ - 1 ? elements : elements / step * (self_ + 1) / size_ * step;
-    char* const own = tensors[static_cast<size_t>(self_)];
-    std::vector<const char*> sources(tensors.size());
-    for (int64_t at = begin; at < end; at += step) {
-      const int64_t count = std::min(step, end - at);
-      for (size_t rank = 0; rank < tensors.size(); ++rank) {
-        sources[rank] = tensors[rank] + at * size;
-      }
-      combine(own + at * size, sources.data(), count);
-      for_others([&](int other) {
-        std::memcpy(tensors[static_cast<size_t>(other)] + at * size, own + at * size,
-                    static_cast<size_t>(count * size));
-      });
-    }
+        self_ == size_ - 1 ? elements : elements / page * (self_ + 1) / size_ * page;
+    std::vector<void*> pieces;
+    for (char* tensor : tensors) pieces.push_back(tensor + begin * size);
+    kernels::combine_in_place(combination(), pieces.data(), size_, end - begin);
   }
 
   // In chunks of a piece for each rank. In a round, three chunks are under way: the newest is

@@ -7,9 +7,9 @@
 namespace accel::kernels {
 
 ACCEL_DISPATCH(void, combine_arrays,
-               (const Combination& args, void* out, const void* const* sources, int count,
-                int64_t elements),
-               (args, out, sources, count, elements))
+               (const Combination& args, void* const* outs, int out_count,
+                const void* const* sources, int count, int64_t elements),
+               (args, outs, out_count, sources, count, elements))
 
 namespace {
 
@@ -33,18 +33,8 @@ CombineOp unsigned_op(CombineOp op) {
                                     : op;
 }
 
-}  // namespace
-
-bool can_combine(CombineOp op, DType dtype) {
-  if (is_integral(dtype) || dtype == DType::Bool) return true;
-  if (op == CombineOp::Sum && (dtype == DType::ComplexFloat32 || dtype == DType::ComplexFloat64)) {
-    return true;
-  }
-  return is_floating(dtype) && op <= CombineOp::Maximum;
-}
-
-void combine(const Combination& args, void* out, const void* const* sources, int count,
-             int64_t elements) {
+void combine_into(const Combination& args, void* const* outs, int out_count,
+                  const void* const* sources, int count, int64_t elements) {
   Combination combination = args;
   switch (args.dtype) {
     case DType::Bool:
@@ -65,7 +55,26 @@ void combine(const Combination& args, void* out, const void* const* sources, int
     default:
       break;
   }
-  combine_arrays(combination, out, sources, count, elements);
+  combine_arrays(combination, outs, out_count, sources, count, elements);
+}
+
+}  // namespace
+
+bool can_combine(CombineOp op, DType dtype) {
+  if (is_integral(dtype) || dtype == DType::Bool) return true;
+  if (op == CombineOp::Sum && (dtype == DType::ComplexFloat32 || dtype == DType::ComplexFloat64)) {
+    return true;
+  }
+  return is_floating(dtype) && op <= CombineOp::Maximum;
+}
+
+void combine(const Combination& args, void* out, const void* const* sources, int count,
+             int64_t elements) {
+  combine_into(args, &out, 1, sources, count, elements);
+}
+
+void combine_in_place(const Combination& args, void* const* arrays, int count, int64_t elements) {
+  combine_into(args, arrays, count, arrays, count, elements);
 }
 
 }  // namespace accel::kernels

@@ -40,4 +40,7 @@ struct Combination {
 void combine(const Combination& args, void* out, const void* const* sources, int count,
              int64_t elements);
 
+// The same of `arrays`, which do not overlap: each of them becomes the result.
+void combine_in_place(const Combination& args, void* const* arrays, int count, int64_t elements);
+
 }  // namespace accel::kernels

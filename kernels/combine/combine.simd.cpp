@@ -2,6 +2,7 @@
 // sources, so that every source is read once and the result is written once. Called by combine.cpp.
 #include "kernels/combine/internal.h"
 #include "kernels/common/elements.h"
+#include "kernels/common/prefetch.h"
 
 namespace accel::kernels::ACCEL_ISA {
 namespace combine {
@@ -124,6 +125,13 @@ struct Sources {
   }
 };
 
+struct Results {
+  void* const* arrays;
+  int count;
+
+  char* at(int result, int64_t offset) const { return static_cast<char*>(arrays[result]) + offset; }
+};
+
 // What a source's vector is multiplied by, and the result divided: nothing in integers, whose
 // division is a pass of its own.
 template <class Kind>
@@ -148,70 +156,78 @@ ACCEL_INLINE typename Kind::Vector divided(typename Kind::Vector x, const Source
   return x;
 }
 
+// Elements at byte offsets [begin, end).
 template <class Kind, class Op>
-void run(const Sources& from, char* out, int64_t elements) {
+void run(const Sources& from, const Results& to, int64_t begin, int64_t end) {
   using V = typename Kind::Vector;
   constexpr int64_t kStep = Kind::kLanes * Kind::kBytes;
   // Four vectors at once: their loads overlap.
   constexpr int kUnroll = 4;
-  const int64_t bytes = elements * Kind::kBytes;
-  int64_t offset = 0;
-  for (; offset + kUnroll * kStep <= bytes; offset += kUnroll * kStep) {
+  // What is asked for before its turn: the processor does not foresee the next page.
+  constexpr int64_t kAhead = 512;
+  int64_t offset = begin;
+  for (; offset + kUnroll * kStep <= end; offset += kUnroll * kStep) {
     V x[kUnroll];
+    prefetch_rows(from.at(0, offset + kAhead), 1, 0, kUnroll * kStep);
     for (int u = 0; u < kUnroll; ++u) {
       x[u] = scaled<Kind>(Kind::load(from.at(0, offset + u * kStep)), from, 0);
     }
     for (int source = 1; source < from.count; ++source) {
+      prefetch_rows(from.at(source, offset + kAhead), 1, 0, kUnroll * kStep);
       for (int u = 0; u < kUnroll; ++u) {
         const V next = scaled<Kind>(Kind::load(from.at(source, offset + u * kStep)), from, source);
         x[u] = Op::template apply<Kind>(x[u], next);
       }
     }
-    for (int u = 0; u < kUnroll; ++u) {
-      Kind::store(out + offset + u * kStep, divided<Kind>(x[u], from));
+    for (int u = 0; u < kUnroll; ++u) x[u] = divided<Kind>(x[u], from);
+    for (int result = 0; result < to.count; ++result) {
+      for (int u = 0; u < kUnroll; ++u) Kind::store(to.at(result, offset + u * kStep), x[u]);
     }
   }
-  for (; offset < bytes; offset += kStep) {
-    const int64_t left = (bytes - offset) / Kind::kBytes;
+  for (; offset < end; offset += kStep) {
+    const int64_t left = (end - offset) / Kind::kBytes;
     const int lanes = static_cast<int>(left < Kind::kLanes ? left : Kind::kLanes);
     V x = scaled<Kind>(load_part<Kind>(from.at(0, offset), lanes), from, 0);
     for (int source = 1; source < from.count; ++source) {
       x = Op::template apply<Kind>(
           x, scaled<Kind>(load_part<Kind>(from.at(source, offset), lanes), from, source));
     }
-    store_part<Kind>(out + offset, divided<Kind>(x, from), lanes);
+    x = divided<Kind>(x, from);
+    for (int result = 0; result < to.count; ++result) {
+      store_part<Kind>(to.at(result, offset), x, lanes);
+    }
   }
 }
 
 template <class Kind>
-void with_op(CombineOp op, const Sources& from, char* out, int64_t elements) {
+void with_op(CombineOp op, const Sources& from, const Results& to, int64_t begin, int64_t end) {
   switch (op) {
     case CombineOp::Product:
-      return run<Kind, Product>(from, out, elements);
+      return run<Kind, Product>(from, to, begin, end);
     case CombineOp::Minimum:
-      return run<Kind, Minimum>(from, out, elements);
+      return run<Kind, Minimum>(from, to, begin, end);
     case CombineOp::Maximum:
-      return run<Kind, Maximum>(from, out, elements);
+      return run<Kind, Maximum>(from, to, begin, end);
     default:
       break;
   }
   if constexpr (requires { typename Kind::SignedVector; }) {
     switch (op) {
       case CombineOp::UnsignedMinimum:
-        return run<Kind, UnsignedMinimum>(from, out, elements);
+        return run<Kind, UnsignedMinimum>(from, to, begin, end);
       case CombineOp::UnsignedMaximum:
-        return run<Kind, UnsignedMaximum>(from, out, elements);
+        return run<Kind, UnsignedMaximum>(from, to, begin, end);
       case CombineOp::And:
-        return run<Kind, And>(from, out, elements);
+        return run<Kind, And>(from, to, begin, end);
       case CombineOp::Or:
-        return run<Kind, Or>(from, out, elements);
+        return run<Kind, Or>(from, to, begin, end);
       case CombineOp::Xor:
-        return run<Kind, Xor>(from, out, elements);
+        return run<Kind, Xor>(from, to, begin, end);
       default:
         break;
     }
   }
-  run<Kind, Sum>(from, out, elements);
+  run<Kind, Sum>(from, to, begin, end);
 }
 
 template <class Integer>
@@ -224,36 +240,48 @@ void divide(char* out, int64_t elements, int64_t divisor) {
   }
 }
 
-// Division: the type whose sign counts.
+// Division: the type whose sign counts. One result is divided and copied, a stretch at a time that
+// stays in the first cache.
 template <class Unsigned, class Signed, class Integer = Signed>
-void with_integer(CombineOp op, const Sources& from, char* out, int64_t elements) {
-  with_op<Integral<Unsigned, Signed>>(op, from, out, elements);
-  if (from.divisor != 1) divide<Integer>(out, elements, from.divisor);
+void with_integer(CombineOp op, const Sources& from, const Results& to, int64_t bytes) {
+  using Kind = Integral<Unsigned, Signed>;
+  if (from.divisor == 1) return with_op<Kind>(op, from, to, 0, bytes);
+  constexpr int64_t kStretch = 8192;
+  for (int64_t begin = 0; begin < bytes; begin += kStretch) {
+    const int64_t end = begin + kStretch < bytes ? begin + kStretch : bytes;
+    with_op<Kind>(op, from, {to.arrays, 1}, begin, end);
+    char* first = to.at(0, begin);
+    divide<Integer>(first, (end - begin) / Kind::kBytes, from.divisor);
+    for (int result = 1; result < to.count; ++result) {
+      std::memcpy(to.at(result, begin), first, static_cast<size_t>(end - begin));
+    }
+  }
 }
 
 }  // namespace
 }  // namespace combine
 
-void combine_arrays(const Combination& args, void* out_array, const void* const* arrays, int count,
-                    int64_t elements) {
+void combine_arrays(const Combination& args, void* const* outs, int out_count,
+                    const void* const* sources, int count, int64_t elements) {
   using namespace combine;
-  const Sources from{arrays, count, args.factors, args.divisor};
-  char* out = static_cast<char*>(out_array);
+  const Sources from{sources, count, args.factors, args.divisor};
+  const Results to{outs, out_count};
+  const int64_t bytes = elements * size_of(args.dtype);
   switch (args.dtype) {
     case DType::UInt8:
     case DType::Bool:
-      return with_integer<uint8_t, int8_t, uint8_t>(args.op, from, out, elements);
+      return with_integer<uint8_t, int8_t, uint8_t>(args.op, from, to, bytes);
     case DType::Int8:
-      return with_integer<uint8_t, int8_t>(args.op, from, out, elements);
+      return with_integer<uint8_t, int8_t>(args.op, from, to, bytes);
     case DType::Int16:
-      return with_integer<uint16_t, int16_t>(args.op, from, out, elements);
+      return with_integer<uint16_t, int16_t>(args.op, from, to, bytes);
     case DType::Int32:
-      return with_integer<uint32_t, int32_t>(args.op, from, out, elements);
+      return with_integer<uint32_t, int32_t>(args.op, from, to, bytes);
     case DType::Int64:
-      return with_integer<uint64_t, int64_t>(args.op, from, out, elements);
+      return with_integer<uint64_t, int64_t>(args.op, from, to, bytes);
     default:
       return with_floating(args.dtype, [&](auto element) {
-        with_op<Floating<decltype(element)>>(args.op, from, out, elements);
+        with_op<Floating<decltype(element)>>(args.op, from, to, 0, bytes);
       });
   }
 }

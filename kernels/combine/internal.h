@@ -5,8 +5,9 @@
 
 namespace accel::kernels {
 
-// combine() for floating and integral dtypes, Bool with the ops of bits.
-void combine_arrays(const Combination& args, void* out, const void* const* sources, int count,
-                    int64_t elements);
+// combine() for floating and integral dtypes, Bool with the ops of bits; each of `outs` gets the
+// result.
+void combine_arrays(const Combination& args, void* const* outs, int out_count,
+                    const void* const* sources, int count, int64_t elements);
 
 }  // namespace accel::kernels

@@ -203,6 +203,41 @@ TEST(Combine, FloatingNumbersFromLeftToRight) {
   }
 }
 
+TEST(Combine, InPlaceEveryArrayBecomesTheResult) {
+  std::mt19937 random(7);
+  for (const DType dtype : {DType::Float32, DType::BFloat16, DType::ComplexFloat64, DType::Int64,
+                            DType::Int16, DType::UInt8, DType::Bool}) {
+    for (const int64_t divisor : {1, 3}) {
+      for (const int count : {1, 2, 3, 5}) {
+        // Beyond what integers are divided at a time, too.
+        for (const int64_t elements : {0, 1, 17, 257, 9000}) {
+          Arrays arrays(count + 1, elements, size_of(dtype));
+          // Bytes of bools and integers, halves of complex numbers.
+          const DType part = dtype == DType::ComplexFloat64 ? DType::Float64
+                             : is_floating(dtype)           ? dtype
+                                                            : DType::Bool;
+          for (int s = 0; s < count; ++s) {
+            for (int64_t i = 0; i < elements * size_of(dtype) / size_of(part); ++i) {
+              write_element(arrays.at(s), i, part, static_cast<double>(random() % 2));
+            }
+          }
+          Combination combination;
+          combination.dtype = dtype;
+          combination.divisor = divisor;
+          combine(combination, arrays.at(count), arrays.sources(count).data(), count, elements);
+          std::vector<void*> all;
+          for (int s = 0; s < count; ++s) all.push_back(arrays.at(s));
+          combine_in_place(combination, all.data(), count, elements);
+          for (int s = 0; s < count; ++s) {
+            ASSERT_EQ(arrays.memory[static_cast<size_t>(s)], arrays.memory.back())
+                << "array " << s << " of " << count << ", " << elements << " elements";
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Combine, SixteenBitsAreRoundedOnce) {
   // 256 + 1 + 1 + ... in bf16 stays 256 if every sum is rounded.
   constexpr int kCount = 9;
