@@ -1,5 +1,7 @@
 #include "kernels/common/scratch.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -7,7 +9,7 @@ namespace accel::kernels {
 
 namespace {
 
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = 64, kPage = 4096, kHugePage = 2 << 20;
 
 struct Pool {
   void* memory[static_cast<int>(ScratchSlot::Count)] = {};
@@ -25,9 +27,14 @@ thread_local Pool t_pool;
 void* scratch(ScratchSlot slot, size_t bytes) {
   const int i = static_cast<int>(slot);
   if (t_pool.size[i] < bytes) {
-    const size_t rounded = (bytes + 4095) / 4096 * 4096;
+    // Packed panels of some MiB are walked again and again, in more small pages than a processor
+    // remembers the addresses of.
+    const bool huge = bytes >= kHugePage;
+    const size_t page = huge ? kHugePage : kPage;
+    const size_t rounded = (bytes + page - 1) / page * page;
     std::free(t_pool.memory[i]);
-    t_pool.memory[i] = std::aligned_alloc(kAlignment, rounded);
+    t_pool.memory[i] = std::aligned_alloc(huge ? kHugePage : kAlignment, rounded);
+    if (huge && t_pool.memory[i]) madvise(t_pool.memory[i], rounded, MADV_HUGEPAGE);
     t_pool.size[i] = t_pool.memory[i] ? rounded : 0;
     if (!t_pool.memory[i]) throw std::bad_alloc();
   }

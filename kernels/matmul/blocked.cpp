@@ -13,13 +13,14 @@ namespace {
 
 // Multiply-adds that a tile should have at least, to be worth a chunk of the team's work.
 constexpr int64_t kChunkWork = 1 << 20;
-// Tiles of C: 256 columns are what an epilogue tile takes, and 128 × 256 sums stay in the second
-// level cache together with a block of A and B.
-constexpr int kTileRows = 128, kTileColumns = 256;
 // Packed panels that the team shares are made for at most this much of A and of B, so that they
 // stay in the last level cache, and for this many bytes of one lane.
 constexpr int64_t kSharedBytes = 8 << 20, kSharedLaneBytes = 8 << 10;
 constexpr int64_t kSharedLanes = 512;
+// Lanes that lie side by side in memory are packed together up to so many bytes, and so many values
+// of k at a time: panel after panel would come back for a few bytes of lines that lie at strides of
+// a power of two, and are gone from the caches by then.
+constexpr int64_t kPackedBytes = 256, kPackedSteps = 16;
 // Rows this far apart share a set of the first level cache, which has fewer ways than a panel rows.
 constexpr int64_t kSetBytes = 4096;
 
@@ -99,6 +100,11 @@ class BlockedProduct {
     return round_up(k, engine_.k_group) * engine_.columns * engine_.packed_size;
   }
 
+  // The chunk-th group of `size` panels.
+  static Range part_of(Range panels, int64_t chunk, int64_t size) {
+    const int64_t begin = panels.begin + chunk * size;
+    return {begin, std::min(begin + size, panels.end)};
+  }
   Range block_of_k(int64_t from) const {
     return {from, std::min(from + blocking_.k_block, k_.end)};
   }
@@ -114,6 +120,22 @@ class BlockedProduct {
     for (int part = 0; part < blocking_.parts; ++part, packed += b_bytes(k.size())) {
       engine_.pack_columns(advance(b_, panel * engine_.columns, k.begin), args_.compute,
                            static_cast<Part>(part), columns_of_panel(panel), k.size(), packed);
+    }
+  }
+
+  // How many panels are best packed together.
+  int64_t panels_together(const PanelSource& source, int lanes) const {
+    if (source.lane_stride != 1 || blocking_.parts != 1 || !engine_.packs_pieces) return 1;
+    return divide_up(kPackedBytes, lanes * size_of(source.dtype));
+  }
+  // Calls pack(panel, piece) for the pieces of a block of k, panels together or one after the
+  // other.
+  template <typename Pack>
+  static void for_pieces(Range panels, Range k, bool together, Pack pack) {
+    const int64_t steps = together ? kPackedSteps : std::max<int64_t>(k.size(), 1);
+    for (int64_t from = k.begin; from < k.end; from += steps) {
+      const Range piece{from, std::min(from + steps, k.end)};
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) pack(panel, piece);
     }
   }
 
@@ -153,22 +175,28 @@ class BlockedProduct {
     }
     if (!keep_sums) sums_ = nullptr;
 
-    const int64_t a_chunks = blocking_.share_a && pack_rows ? rows.size() : 0;
-    const int64_t b_chunks = blocking_.share_b ? columns.size() : 0;
+    // Panels are packed several at a time when they are short in k, too.
+    const int64_t a_together = panels_together(a_, engine_.rows);
+    const int64_t b_together = panels_together(b_, engine_.columns);
+    const int64_t short_panels = 512 / std::max<int64_t>(k_.size(), 1);
+    const int64_t a_group = std::max(a_together, short_panels);
+    const int64_t b_group = std::max(b_together, short_panels);
+    const int64_t a_chunks = blocking_.share_a && pack_rows ? divide_up(rows.size(), a_group) : 0;
+    const int64_t b_chunks = blocking_.share_b ? divide_up(columns.size(), b_group) : 0;
     if (a_chunks + b_chunks > 0) {
-      // Panels are packed several at a time when they are short in k.
-      const int64_t group = std::max<int64_t>(1, 512 / std::max<int64_t>(k_.size(), 1));
-      const int64_t panels = a_chunks + b_chunks;
-      for_chunks(team_, divide_up(panels, group), [&](int64_t chunk) {
-        for (int64_t i = chunk * group; i < std::min(panels, (chunk + 1) * group); ++i) {
-          for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
-            const Range k = block_of_k(from);
-            if (i < a_chunks) {
-              pack_a(rows.begin + i, k, shared_a(rows.begin + i, k));
-            } else {
-              const int64_t column = columns.begin + i - a_chunks;
-              pack_b(column, k, shared_b(column, k));
-            }
+      for_chunks(team_, a_chunks + b_chunks, [&](int64_t chunk) {
+        for (int64_t from = k_.begin; from < k_.end; from += blocking_.k_block) {
+          const Range k = block_of_k(from);
+          if (chunk < a_chunks) {
+            const Range panels = part_of(rows, chunk, a_group);
+            for_pieces(panels, k, a_together > 1, [&](int64_t panel, Range piece) {
+              pack_a(panel, piece, shared_a(panel, k) + a_bytes(piece.begin - k.begin));
+            });
+          } else {
+            const Range panels = part_of(columns, chunk - a_chunks, b_group);
+            for_pieces(panels, k, b_together > 1, [&](int64_t panel, Range piece) {
+              pack_b(panel, piece, shared_b(panel, k) + b_bytes(piece.begin - k.begin));
+            });
           }
         }
       });
@@ -220,13 +248,13 @@ class BlockedProduct {
     }
   }
 
-  // Asks for where a product is stored while it is computed: stores would wait for each line.
+  // Asks for where a product is stored first while it is computed: stores would wait for each line.
   [[gnu::always_inline]] void prefetch(const PanelProduct& product) const {
     if (product.rounded) {
       constexpr int64_t kSize = sizeof(*product.rounded);
       prefetch_rows(product.rounded, product.rows, product.rounded_stride * kSize,
                     product.columns * kSize);
-    } else if (direct_) {
+    } else if (direct_ && product.update == Update::Store) {
       const int64_t size = size_of(engine_.accumulator);
       prefetch_rows(product.c, product.rows, product.c_stride * size, product.columns * size);
     }
@@ -252,9 +280,12 @@ class BlockedProduct {
       if (blocking_.share_a) {
         block_of_a = shared_a(rows.begin, k);
       } else if (!reads_rows_) {
-        for (int64_t panel = rows.begin; panel < rows.end; ++panel) {
-          pack_a(panel, k, own_a + (panel - rows.begin) * a_part * blocking_.parts);
-        }
+        const bool together = panels_together(a_, engine_.rows) > 1;
+        for_pieces(rows, k, together, [&](int64_t panel, Range piece) {
+          pack_a(panel, piece,
+                 own_a + (panel - rows.begin) * a_part * blocking_.parts +
+                     a_bytes(piece.begin - k.begin));
+        });
       }
       for (int64_t column = columns.begin; column < columns.end; ++column) {
         const char* b = own_b;
@@ -278,6 +309,7 @@ class BlockedProduct {
                 output_address(args_, batch_, region.row + row, region.column + offset));
             product.rounded_stride = args_.out.row_stride;
           }
+          product.update = from == 0 ? Update::Store : Update::Add;
           prefetch(product);
           const char* a;
           if (reads_rows_) {
@@ -289,8 +321,8 @@ class BlockedProduct {
           for (int i = 0; i < products; ++i) {
             product.a = a + kPartProducts[i].a * a_part;
             product.b = b + kPartProducts[i].b * b_part;
-            product.update = from == 0 && i == 0 ? Update::Store : Update::Add;
             engine_.multiply(product);
+            product.update = Update::Add;
           }
         }
       }
@@ -327,8 +359,8 @@ Blocking choose_blocking(const Matmul& args, const Engine& engine, int parts, in
   blocking.row_panels = divide_up(args.m, engine.rows);
   blocking.column_panels = divide_up(args.n, engine.columns);
 
-  int64_t tile_rows = std::max(1, kTileRows / engine.rows);
-  int64_t tile_columns = std::max(1, kTileColumns / engine.columns);
+  int64_t tile_rows = std::max(1, engine.tile_rows / engine.rows);
+  int64_t tile_columns = std::max(1, engine.tile_columns / engine.columns);
   tile_rows = std::min(tile_rows, blocking.row_panels);
   tile_columns = std::min(tile_columns, blocking.column_panels);
   const auto tiles = [&] {
@@ -341,7 +373,7 @@ Blocking choose_blocking(const Matmul& args, const Engine& engine, int parts, in
   while (tile_work() < kChunkWork && tile_rows < 64 && tiles() > 4 * width) tile_rows *= 2;
   // Enough tiles for an even share of work: shorter ones first, which leaves B packed as it is.
   while (width > 1 && tiles() < 8 * width && tile_rows > 1 &&
-         tile_rows * engine.rows > kTileRows / 2 && tile_work() > kChunkWork) {
+         tile_rows * engine.rows > engine.tile_rows / 2 && tile_work() > kChunkWork) {
     tile_rows = divide_up(tile_rows, 2);
   }
   while (width > 1 && tiles() < 2 * width && tile_work() > kChunkWork / 2 &&

@@ -46,10 +46,12 @@ struct PanelProduct {
 };
 
 struct Engine {
-  int rows = 0;                        // of A in a panel, at most
-  int row_pitch = 0;                   // lanes that a packed panel of A takes
-  int columns = 0;                     // of B in a panel; a packed panel always takes all of them
-  int k_block = 0;                     // largest k of one multiply()
+  int rows = 0;       // of A in a panel, at most
+  int row_pitch = 0;  // lanes that a packed panel of A takes
+  int columns = 0;    // of B in a panel; a packed panel always takes all of them
+  int k_block = 0;    // largest k of one multiply()
+  // The part of C that is best computed at a time, with a block of A and B in the caches.
+  int tile_rows = 128, tile_columns = 256;
   int k_group = 1;                     // k is padded with zeros to a multiple of this
   DType packed = DType::Float32;       // dtype of a packed element
   int packed_size = 0;                 // and its bytes
@@ -62,6 +64,9 @@ struct Engine {
   void (*pack_columns)(const PanelSource& source, DType compute, Part part, int lanes, int64_t k,
                        void* packed);
   void (*multiply)(const PanelProduct& product);
+  // Whether panels whose lanes lie side by side are packed together, in pieces of k: multiples of
+  // k_group that lie one behind the other.
+  bool packs_pieces = false;
   bool reads_rows = false;  // whether multiply() takes a_row_bytes
   // Rounds n fp32 sums to bf16 in place, as multiply() does for `rounds`. Null: it does not.
   void (*round_sums)(float* sums, int64_t n) = nullptr;

@@ -198,6 +198,14 @@ constexpr Engine make_engine() {
   engine.row_pitch = kRowPitch;
   engine.columns = kColumns;
   engine.k_block = Lanes::kBlock;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Processors of this kind often have a second level cache of 512 KiB or less. Wide tiles let
+  // fewer of them share a block of A, or none, which then is packed where it is used. A panel's
+  // lanes are few, much less than a line of memory.
+  engine.tile_rows = 64;
+  engine.tile_columns = 512;
+  engine.packs_pieces = true;
+#endif
   engine.k_group = Lanes::kGroup;
   engine.packed = Lanes::kPacked;
   engine.packed_size = sizeof(typename Lanes::Packed);

@@ -30,8 +30,9 @@ struct Float32Lanes {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr DType kPacked = DType::Float32, kSum = DType::Float32;
   static constexpr bool kReadsRows = true, kRounds = false;
-  // A panel of B (32 columns: 32 KiB) stays in the first level cache while panels of A pass.
-  static constexpr int kGroup = 1, kBlock = 256;
+  // A panel of B (32 columns of 256, or 16 of 384: 32 and 24 KiB) stays in the first level cache
+  // while panels of A pass.
+  static constexpr int kGroup = 1, kBlock = kVectorBytes == 32 ? 384 : 256;
   static ACCEL_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
