@@ -1,16 +1,14 @@
-// Ops that only move elements. Of cat, stack and roll the result is allocated, and each piece is
-// one recorded copy into a slice of it, so that its producer can write there at once; flips and
-// pads are picked by index.
+// Ops that only move elements. The result is allocated, and each piece of it is one recorded copy
+// into a slice, so that its producer can write there at once.
 #include <ATen/EmptyTensor.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/WrapDimUtilsMulti.h>
 #include <ATen/core/op_registration/adaption.h>
 #include <ATen/native/TypeProperties.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat_meta.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_select.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -241,29 +239,37 @@ Tensor channel_shuffle(const Tensor& self, int64_t groups) {
   return self.reshape(split).transpose(1, 2).reshape(self.sizes());
 }
 
-// --- by index: flips and pads --------------------------------------------------------------------
+// --- flips and pads ------------------------------------------------------------------------------
+
+// Copies into `to` the elements of `first`'s storage that begin with its first and lie `strides`
+// apart: backward where they are negative, which a Tensor's own cannot be.
+void copy_along(const Tensor& to, const Tensor& first, IntArrayRef strides) {
+  Recording(Opcode::Copy)
+      .output(to)
+      .input(first, to.sizes(), strides)
+      .attribute(to.scalar_type())
+      .record();
+}
 
 Tensor flip(const Tensor& self, IntArrayRef dims) {
   const auto flipped = at::dim_list_to_bitset(dims, static_cast<size_t>(self.dim()));
-  Tensor result = self;
+  Tensor result = at::empty_like(self);
+  if (self.numel() == 0) return result;
+  Dims strides(self.strides().begin(), self.strides().end());
+  int64_t first = self.storage_offset();
   for (int64_t dim = 0; dim < self.dim(); ++dim) {
-    const int64_t size = self.size(dim);
-    if (!flipped[static_cast<size_t>(dim)] || size < 2 || self.numel() == 0) continue;
-    result = at::index_select(result, dim,
-                              at::arange(size - 1, -1, -1, self.options().dtype(at::kLong)));
+    if (!flipped[static_cast<size_t>(dim)]) continue;
+    first += (self.size(dim) - 1) * strides[dim];
+    strides[dim] = -strides[dim];
   }
-  return result.is_same(self) ? self.clone() : result;
+  copy_along(result, alias_of(self, self.scalar_type(), {}, {}, first), strides);
+  return result;
 }
 
 enum class Padding { Reflect, Replicate };
 
-template <Padding kPadding>
-int64_t source_of(int64_t i, int64_t size) {
-  if (kPadding == Padding::Replicate) return std::clamp<int64_t>(i, 0, size - 1);
-  return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i;
-}
-
 // Padding of the last `kDims` dimensions, (before, after) for each, the last dimension first.
+// Dimension by dimension: what is kept, and what is reflected or repeated on either side.
 template <Padding kPadding, int kDims>
 struct Pad {
   static std::string name(bool backward) {
@@ -271,32 +277,58 @@ struct Pad {
            (kPadding == Padding::Reflect ? "reflection_pad" : "replication_pad") +
            std::to_string(kDims) + "d" + (backward ? "_backward" : "");
   }
+  // One dimension: of `size` elements from `from` on, `kept` are kept, from place `to` on.
+  struct Side {
+    int64_t dim, size, before, after, from, to, kept;
+  };
+  static Side side_of(const Tensor& self, IntArrayRef padding, int i) {
+    Side side{};
+    side.dim = self.dim() - 1 - i;
+    side.size = self.size(side.dim);
+    side.before = padding[2 * i];
+    side.after = padding[2 * i + 1];
+    side.from = std::max<int64_t>(0, -side.before);
+    side.to = std::max<int64_t>(0, side.before);
+    side.kept = side.size - side.from + std::min<int64_t>(0, side.after);
+    return side;
+  }
   // What does not fit the host refuses.
   static bool fits(const Tensor& self, IntArrayRef padding) {
     if (!is_plain(self) || padding.size() != 2 * kDims || self.numel() == 0) return false;
     if (self.dim() != kDims + 1 && self.dim() != kDims + 2) return false;
     for (int i = 0; i < kDims; ++i) {
-      const int64_t size = self.size(-1 - i), before = padding[2 * i], after = padding[2 * i + 1];
-      if (size + before + after < 1) return false;
-      if (kPadding == Padding::Reflect && (before >= size || after >= size)) return false;
+      const Side side = side_of(self, padding, i);
+      if (side.kept < 1) return false;
+      if (kPadding == Padding::Reflect && (side.before >= side.size || side.after >= side.size)) {
+        return false;
+      }
     }
     return true;
   }
-  // Where the elements of the padded dimension come from.
-  static Tensor index(const Tensor& self, int64_t size, int64_t before, int64_t after) {
-    Tensor index = at::empty({size + before + after}, at::kLong);
-    auto* data = index.mutable_data_ptr<int64_t>();
-    for (int64_t i = 0; i < index.numel(); ++i) data[i] = source_of<kPadding>(i - before, size);
-    return index.to(self.device(), /*non_blocking=*/true);
+  // `length` elements of the result from `place` on: those from `first` on, backward, or that one
+  // again and again.
+  static void fill(const Tensor& result, int64_t place, int64_t length, const Tensor& source,
+                   int64_t first, int64_t dim) {
+    if (length <= 0) return;
+    Dims strides(source.strides().begin(), source.strides().end());
+    strides[dim] *= kPadding == Padding::Reflect ? -1 : 0;
+    copy_along(slice_of(result, dim, place, length), slice_of(source, dim, first, 1), strides);
   }
   static Tensor forward(const Tensor& self, IntArrayRef padding) {
     if (!fits(self, padding)) return to_host<Tensor>(name(false).c_str(), "", self, padding);
+    constexpr int64_t kBeside = kPadding == Padding::Reflect ? 1 : 0;  // the edge itself is not
     Tensor result = self;
     for (int i = 0; i < kDims; ++i) {
-      const int64_t before = padding[2 * i], after = padding[2 * i + 1];
-      if (before == 0 && after == 0) continue;
-      const int64_t size = self.size(-1 - i);
-      result = at::index_select(result, -1 - i, index(self, size, before, after));
+      const Side side = side_of(self, padding, i);
+      if (side.before == 0 && side.after == 0) continue;
+      const Tensor source = result;
+      Dims sizes(source.sizes().begin(), source.sizes().end());
+      sizes[side.dim] += side.before + side.after;
+      result = empty_on(self, sizes, self.scalar_type());
+      copy_into(slice_of(result, side.dim, side.to, side.kept),
+                slice_of(source, side.dim, side.from, side.kept));
+      fill(result, 0, side.before, source, kBeside * side.before, side.dim);
+      fill(result, side.to + side.kept, side.after, source, side.size - 1 - kBeside, side.dim);
     }
     return result.is_same(self) ? self.clone() : result;
   }
@@ -309,14 +341,31 @@ struct Pad {
     if (!matches) return to_host<Tensor>(name(true).c_str(), "", grad, self, padding);
     Tensor result = grad;
     for (int i = 0; i < kDims; ++i) {
-      const int64_t before = padding[2 * i], after = padding[2 * i + 1];
-      if (before == 0 && after == 0) continue;
-      std::vector<int64_t> sizes = result.sizes().vec();
-      const int64_t size = sizes[sizes.size() - 1 - static_cast<size_t>(i)] = self.size(-1 - i);
-      result = at::zeros(sizes, grad.options())
-                   .index_add_(-1 - i, index(self, size, before, after), result);
+      const Side side = side_of(self, padding, i);
+      if (side.before == 0 && side.after == 0) continue;
+      const Tensor outer = result;
+      Dims sizes(outer.sizes().begin(), outer.sizes().end());
+      sizes[side.dim] = side.size;
+      result = side.kept < side.size ? at::zeros(sizes, grad.options())
+                                     : empty_on(grad, sizes, grad.scalar_type());
+      copy_into(slice_of(result, side.dim, side.from, side.kept),
+                slice_of(outer, side.dim, side.to, side.kept));
+      add_back(result, slice_of(outer, side.dim, 0, side.to), side.dim, 0);
+      const int64_t after = std::max<int64_t>(0, side.after);
+      add_back(result, slice_of(outer, side.dim, side.to + side.kept, after), side.dim,
+               side.size - 1);
     }
     return result.is_same(grad) ? grad.clone() : result;
+  }
+  // Adds the gradient of what was filled in beside the element at `edge` to that of its sources.
+  static void add_back(const Tensor& result, const Tensor& filled, int64_t dim, int64_t edge) {
+    const int64_t length = filled.size(dim);
+    if (length == 0) return;
+    if (kPadding == Padding::Replicate) {
+      slice_of(result, dim, edge, 1).add_(filled.sum(dim, /*keepdim=*/true));
+    } else {
+      slice_of(result, dim, edge == 0 ? 1 : edge - length, length).add_(flip(filled, dim));
+    }
   }
 
   static void register_in(torch::Library& m) {

@@ -37,6 +37,26 @@ void transpose_square(char* to, int64_t to_stride, const char* from, int64_t fro
   for (int i = 0; i < kN; ++i) std::memcpy(to + i * to_stride, &rows[i], sizeof(Row));
 }
 
+// n elements in the other order: to[i] = from[-i].
+template <class Element>
+void copy_backward(char* to, const char* from, int64_t n) {
+  constexpr int64_t kSize = static_cast<int64_t>(sizeof(Element));
+  int64_t i = 0;
+  if constexpr (kRowBytes<Element> != 0) {
+    constexpr int kN = kSide<Element>;
+    using Row = typename RowOf<Element>::Type;
+    Row order;
+    for (int k = 0; k < kN; ++k) order[k] = static_cast<Element>(kN - 1 - k);
+    for (; i + kN <= n; i += kN) {
+      Row row;
+      std::memcpy(&row, from - (i + kN - 1) * kSize, sizeof(Row));
+      row = __builtin_shuffle(row, order);
+      std::memcpy(to + i * kSize, &row, sizeof(Row));
+    }
+  }
+  for (; i < n; ++i) std::memcpy(to + i * kSize, from - i * kSize, sizeof(Element));
+}
+
 // The tile by value: stores of bytes could change what a reference refers to.
 template <class Element>
 void copy_elements(const CopyTile t, int64_t first_a, int64_t end_a, int64_t first_b,
@@ -45,6 +65,11 @@ void copy_elements(const CopyTile t, int64_t first_a, int64_t end_a, int64_t fir
     char* to = t.destination + j * t.destination_b;
     const char* from = t.source + j * t.source_b;
     if (t.destination_a == static_cast<int64_t>(sizeof(Element))) {
+      if (t.source_a == -t.destination_a) {
+        copy_backward<Element>(to + first_a * t.destination_a, from + first_a * t.source_a,
+                               end_a - first_a);
+        continue;
+      }
 #pragma GCC unroll 8
       for (int64_t i = first_a; i < end_a; ++i) {
         std::memcpy(to + i * static_cast<int64_t>(sizeof(Element)), from + i * t.source_a,

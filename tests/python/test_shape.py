@@ -1,7 +1,10 @@
 """cat, stack, roll, padding and what else moves elements, against the CPU."""
 
+import itertools
+
 import pytest
 import torch
+from torch.nn import functional
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
 
@@ -112,10 +115,54 @@ def test_roll(shifts, dims):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_flips_of_every_dimension(dtype):
+    shapes = [(), (1,), (300,), (3, 7), (4, 5, 33), (0, 4)]
+    for shape in shapes:
+        for count in range(len(shape) + 1):
+            for dims in itertools.combinations(range(len(shape)), count):
+                check(lambda x, d=dims: x[0].flip(d), tensors(shape, dtype=dtype))
+                if len(shape) == 2:
+                    check(lambda x, d=dims: x[0].t().flip(d), tensors(shape, dtype=dtype))
+    # Joined with what makes the elements and what takes them.
+    check(lambda x: (x[0] * 2).flip(0, 1) + x[0].flip(1), tensors((9, 40)))
+
+
+# On both sides, on one, on none, and less than nothing; the last dimension first.
+PADS = {
+    1: [(1, 2), (5, 0), (0, 5), (-2, 3), (-4, 1), (2, -1), (-1, -2), (-5, 4), (0, 0)],
+    2: [(1, 2, 3, 0), (-1, 3, 2, -2), (0, 0, 1, 1), (5, 0, 0, 3)],
+    3: [(1, 2, 3, 0, 2, 1), (-1, 0, 0, 2, 1, -1)],
+}
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("dims", PADS)
+def test_pads_and_their_gradients(dims, mode):
+    x = torch.randn(2, 3, *(4, 5, 6)[-dims:], dtype=torch.float64)
+    for padding in PADS[dims]:
+        results = []
+        for device in ("cpu", "accel"):
+            leaf = x.detach().to(device).requires_grad_()
+            y = functional.pad(leaf, padding, mode=mode)
+            torch.sum(y * torch.arange(y.numel(), device=device).view_as(y)).backward()
+            results.append((y.detach().cpu(), leaf.grad.cpu()))
+        torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=0)
+        torch.testing.assert_close(results[1][1], results[0][1])
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_flips_and_pads_stay_on_the_device(mode, counted):
+    x = torch.ones(2, 3, 8, device="accel", requires_grad=True)
+    with counted() as change:
+        functional.pad(x.flip(-1), (2, 3), mode=mode).sum().backward()
+    assert change["waits"] == change["host_ops"] == change["fallbacks"] == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "op",
     [
-        lambda x: torch.nn.functional.pad(x, (1, 2, 0, 1), value=3),
+        lambda x: functional.pad(x, (1, 2, 0, 1), value=3),
         lambda x: x.repeat(2, 3),
         lambda x: x.repeat_interleave(3, 1),
         lambda x: x.flip(1),
@@ -139,7 +186,7 @@ def test_nothing_waits_or_leaves_the_device(counted):
     with counted() as change:
         y = torch.cat([x * 2, x.t().reshape(4, 6)], 1)
         z = torch.stack([y, y + 1]).roll((1, 2), (1, 2))
-        w = torch.nn.functional.pad(z, (1, 1)).repeat(1, 2, 1)
+        w = functional.pad(z, (1, 1)).repeat(1, 2, 1)
         w.record_stream(torch.accel.current_stream())
     assert change["waits"] == change["host_ops"] == change["fallbacks"] == 0
 

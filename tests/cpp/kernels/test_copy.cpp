@@ -128,6 +128,7 @@ TEST(StridedCopy, BroadcastsAndReversals) {
     check({40, 33}, {33, 1}, {33, -1}, element, 32);
     check({40, 33}, {33, 1}, {-1, -40}, element, 40 * 33 - 1);
     check({40, 33}, {33, -1}, {33, 1}, element, 0, 32);
+    check({3, 5, 300}, {1500, 300, 1}, {1500, -300, -1}, element, 1499);
   }
 }
 
