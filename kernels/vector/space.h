@@ -197,16 +197,23 @@ struct Workspace {
  private:
   static constexpr int64_t kLongTile = 32768;
 
-  // Whether the steps reduce what lies in memory as it is. No register is written then, so a tile
-  // may have any number of elements.
+  // Whether the steps reduce what lies in memory as it is, and that alone. No register is written
+  // or read then, so a tile may have any number of elements that leaves no padding.
   bool only_reduces(const Step* begin, const Step* end, const int64_t* strides) const {
-    return std::all_of(begin, end, [&](const Step& step) {
-      const Instruction& instruction = step.instruction;
-      if (is_reduction(instruction.op)) return true;
-      return instruction.op == Op::Load && instruction.lane == Lane::F32 &&
-             frame.dtypes[instruction.index] == DType::Float32 &&
-             strides[instruction.index] == sizeof(float);
-    });
+    uint32_t in_memory = 0;  // a bit for each register that a Load of these steps leaves there
+    for (const Step* step = begin; step != end; ++step) {
+      const Instruction& instruction = step->instruction;
+      if (is_reduction(instruction.op)) {
+        if ((in_memory >> instruction.a & 1) == 0) return false;
+      } else if (instruction.op == Op::Load && instruction.lane == Lane::F32 &&
+                 frame.dtypes[instruction.index] == DType::Float32 &&
+                 strides[instruction.index] == sizeof(float)) {
+        in_memory |= 1u << instruction.dst;
+      } else {
+        return false;
+      }
+    }
+    return true;
   }
 
   // The same for a single dimension, where the next tile is one step away.
@@ -214,13 +221,14 @@ struct Workspace {
                 int64_t first, int64_t last, int64_t linear_base) {
     const int64_t* strides = dims.strides[0];
     for (int o = 0; o < dims.operands; ++o) operands[o].data = base[o] + first * strides[o];
-    int64_t tile = kTileElements;
-    if (last - first > kTileElements && only_reduces(begin, end, strides)) {
-      tile = std::min(kLongTile, (last - first) / kTilePadding * kTilePadding);
-    }
+    const bool is_long = last - first > kTileElements && only_reduces(begin, end, strides);
     frame.linear_stride = kTileElements;
     while (first < last) {
-      tile = std::min(tile, last - first);
+      const int64_t left = last - first;
+      int64_t tile = std::min<int64_t>(kTileElements, left);
+      if (is_long && left > kTileElements) {
+        tile = std::min(kLongTile, left / kTilePadding * kTilePadding);
+      }
       frame.set_shape(1, static_cast<int>(tile));
       frame.row_length = frame.count;
       frame.linear_index = linear_base + first;

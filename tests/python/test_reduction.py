@@ -254,6 +254,22 @@ def test_reductions_are_recorded(counted):
     )  # fmt: skip
 
 
+# Longer than a tile: one reduction takes several pieces of what never lies in memory.
+@pytest.mark.parametrize("length", [255, 300, 1000, 5000, 100_000])
+@pytest.mark.parametrize("reduce", [torch.sum, torch.mean, torch.amax, torch.prod, torch.var])
+def test_constants(length, reduce):
+    x = torch.zeros(1)
+    for shape in [(length,), (3, length), (length, 3)]:
+        for value in (1.0, 0.5):
+
+            def full(x, shape=shape, value=value):
+                return torch.full(shape, value, device=x.device)
+
+            assert_as_on_cpu(lambda x, full=full: reduce(full(x)), x)
+            assert_as_on_cpu(lambda x, full=full: reduce(full(x), dim=-1), x)
+            assert_as_on_cpu(lambda x, full=full: reduce(full(x) + x, dim=0), x)
+
+
 def test_large_sums_stay_accurate():
     x = torch.rand(3_000_000)
     exact = x.double().sum()

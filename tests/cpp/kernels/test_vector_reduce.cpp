@@ -341,6 +341,53 @@ TEST(VectorReduce, LongSumsStayAccurate) {
   EXPECT_NEAR(result / exact, 1, 1.5e-7);
 }
 
+// What lies in memory is reduced in tiles of any length; a register holds one of kTileElements.
+TEST(VectorReduce, RegistersAreNotReadBeyondTheirTile) {
+  const Scalar scalar{.d = 2};
+  for (Isa isa : testable_isas()) {
+    for (const int64_t length : {256, 300, 1000, 5000, 40010}) {
+      float result[2] = {};
+      Builder builder(Kind::RowReduce);
+      const int sum = builder.add_slot(Lane::F32), largest = builder.add_slot(Lane::F32);
+      const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+      const int two = builder.scalar(Lane::F32);
+      builder.reduce(Op::ReduceSum, two, sum);
+      builder.reduce(Op::ReduceMax, builder.load(in), largest);
+      builder.phase(Over::Elements);
+      builder.store(out,
+                    builder.emit(Op::Add, Lane::F32, builder.slot(sum), builder.slot(largest)));
+      builder.phase(Over::Kept);
+      std::vector<float> x(static_cast<size_t>(length), 1);
+      const Operand operands[] = {make_operand(x.data(), {0, 4}), make_operand(result, {4, 0})};
+      run_on(engine_of(isa), builder.program, make_space({2, length}, 1), operands, &scalar);
+      EXPECT_EQ(result[0], 2 * length + 1) << isa_name(isa);
+      EXPECT_EQ(result[1], 2 * length + 1) << isa_name(isa);
+    }
+  }
+}
+
+// Many rows, each longer than the longest tile and no multiple of a vector, in the last register.
+TEST(VectorReduce, WhatIsLeftOfALongRowFitsARegister) {
+  constexpr int64_t kRows = 66, kLength = 40010;
+  std::vector<float> x(kRows * kLength, 1);
+  std::vector<float> result(kRows);
+  Builder builder(Kind::RowReduce);
+  const int slot = builder.add_slot(Lane::F32);
+  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+  builder.reduce(Op::ReduceSum, builder.load(in), slot);
+  builder.phase(Over::Elements);
+  builder.store(out, builder.slot(slot));
+  builder.phase(Over::Kept);
+  ASSERT_EQ(builder.program.code[0].op, Op::Load);
+  builder.program.code[0].dst = builder.program.code[1].a = kMaxRegisters - 1;
+  const Operand operands[] = {make_operand(x.data(), {kLength * 4, 4}),
+                              make_operand(result.data(), {4, 0})};
+  for (Isa isa : testable_isas()) {
+    run_on(engine_of(isa), builder.program, make_space({kRows, kLength}, 1), operands, nullptr);
+    for (const float sum : result) ASSERT_EQ(sum, kLength) << isa_name(isa);
+  }
+}
+
 // softmax: three phases over elements, two slots.
 Program softmax_program() {
   Builder builder(Kind::RowReduce);
