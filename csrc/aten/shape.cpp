@@ -269,7 +269,8 @@ Tensor flip(const Tensor& self, IntArrayRef dims) {
 enum class Padding { Reflect, Replicate };
 
 // Padding of the last `kDims` dimensions, (before, after) for each, the last dimension first.
-// Dimension by dimension: what is kept, and what is reflected or repeated on either side.
+// Dimension by dimension, in places of the unpadded one: below 0 and from its size on, elements are
+// reflected or repeated; less than no padding leaves some out.
 template <Padding kPadding, int kDims>
 struct Pad {
   static std::string name(bool backward) {
@@ -277,60 +278,79 @@ struct Pad {
            (kPadding == Padding::Reflect ? "reflection_pad" : "replication_pad") +
            std::to_string(kDims) + "d" + (backward ? "_backward" : "");
   }
-  // One dimension: of `size` elements from `from` on, `kept` are kept, from place `to` on.
-  struct Side {
-    int64_t dim, size, before, after, from, to, kept;
+  struct Part {
+    int64_t begin, end;
+    int64_t length() const { return std::max<int64_t>(0, end - begin); }
   };
-  static Side side_of(const Tensor& self, IntArrayRef padding, int i) {
-    Side side{};
-    side.dim = self.dim() - 1 - i;
-    side.size = self.size(side.dim);
-    side.before = padding[2 * i];
-    side.after = padding[2 * i + 1];
-    side.from = std::max<int64_t>(0, -side.before);
-    side.to = std::max<int64_t>(0, side.before);
-    side.kept = side.size - side.from + std::min<int64_t>(0, side.after);
-    return side;
-  }
+  struct Side {
+    Side(const Tensor& self, IntArrayRef padding, int i)
+        : dim(self.dim() - 1 - i),
+          size(self.size(dim)),
+          before(padding[2 * i]),
+          after(padding[2 * i + 1]),
+          left{-before, std::min<int64_t>(0, size + after)},
+          kept{std::max<int64_t>(0, -before), std::min(size, size + after)},
+          right{std::max(size, -before), size + after} {}
+    // The element that a part repeats, or that its first one is, from which the others go backward.
+    int64_t left_source() const { return kPadding == Padding::Reflect ? -left.begin : 0; }
+    int64_t right_source() const {
+      return kPadding == Padding::Reflect ? 2 * (size - 1) - right.begin : size - 1;
+    }
+    bool is_nothing() const { return before == 0 && after == 0; }
+    Tensor padded(const Tensor& tensor, Part part) const {
+      return slice_of(tensor, dim, part.begin + before, part.length());
+    }
+
+    int64_t dim, size, before, after;
+    Part left, kept, right;
+  };
   // What does not fit the host refuses.
   static bool fits(const Tensor& self, IntArrayRef padding) {
     if (!is_plain(self) || padding.size() != 2 * kDims || self.numel() == 0) return false;
     if (self.dim() != kDims + 1 && self.dim() != kDims + 2) return false;
     for (int i = 0; i < kDims; ++i) {
-      const Side side = side_of(self, padding, i);
-      if (side.kept < 1) return false;
+      const Side side(self, padding, i);
+      if (side.size + side.before + side.after < 1) return false;
       if (kPadding == Padding::Reflect && (side.before >= side.size || side.after >= side.size)) {
         return false;
       }
     }
     return true;
   }
-  // `length` elements of the result from `place` on: those from `first` on, backward, or that one
-  // again and again.
-  static void fill(const Tensor& result, int64_t place, int64_t length, const Tensor& source,
-                   int64_t first, int64_t dim) {
-    if (length <= 0) return;
+  static void fill(const Tensor& part, const Tensor& source, int64_t first, int64_t dim) {
+    if (part.size(dim) == 0) return;
     Dims strides(source.strides().begin(), source.strides().end());
     strides[dim] *= kPadding == Padding::Reflect ? -1 : 0;
-    copy_along(slice_of(result, dim, place, length), slice_of(source, dim, first, 1), strides);
+    copy_along(part, slice_of(source, dim, first, 1), strides);
   }
   static Tensor forward(const Tensor& self, IntArrayRef padding) {
     if (!fits(self, padding)) return to_host<Tensor>(name(false).c_str(), "", self, padding);
-    constexpr int64_t kBeside = kPadding == Padding::Reflect ? 1 : 0;  // the edge itself is not
     Tensor result = self;
     for (int i = 0; i < kDims; ++i) {
-      const Side side = side_of(self, padding, i);
-      if (side.before == 0 && side.after == 0) continue;
+      const Side side(self, padding, i);
+      if (side.is_nothing()) continue;
       const Tensor source = result;
       Dims sizes(source.sizes().begin(), source.sizes().end());
       sizes[side.dim] += side.before + side.after;
       result = empty_on(self, sizes, self.scalar_type());
-      copy_into(slice_of(result, side.dim, side.to, side.kept),
-                slice_of(source, side.dim, side.from, side.kept));
-      fill(result, 0, side.before, source, kBeside * side.before, side.dim);
-      fill(result, side.to + side.kept, side.after, source, side.size - 1 - kBeside, side.dim);
+      if (side.kept.length() > 0) {
+        copy_into(side.padded(result, side.kept),
+                  slice_of(source, side.dim, side.kept.begin, side.kept.length()));
+      }
+      fill(side.padded(result, side.left), source, side.left_source(), side.dim);
+      fill(side.padded(result, side.right), source, side.right_source(), side.dim);
     }
     return result.is_same(self) ? self.clone() : result;
+  }
+  // Adds the gradient of what was filled in from `first` on.
+  static void add_back(const Tensor& result, const Tensor& part, int64_t first, int64_t dim) {
+    const int64_t length = part.size(dim);
+    if (length == 0) return;
+    if (kPadding == Padding::Replicate) {
+      slice_of(result, dim, first, 1).add_(part.sum(dim, /*keepdim=*/true));
+    } else {
+      slice_of(result, dim, first - length + 1, length).add_(flip(part, dim));
+    }
   }
   static Tensor backward(const Tensor& grad, const Tensor& self, IntArrayRef padding) {
     bool matches = fits(self, padding) && is_plain(grad) && grad.dim() == self.dim() &&
@@ -341,31 +361,21 @@ struct Pad {
     if (!matches) return to_host<Tensor>(name(true).c_str(), "", grad, self, padding);
     Tensor result = grad;
     for (int i = 0; i < kDims; ++i) {
-      const Side side = side_of(self, padding, i);
-      if (side.before == 0 && side.after == 0) continue;
-      const Tensor outer = result;
-      Dims sizes(outer.sizes().begin(), outer.sizes().end());
+      const Side side(self, padding, i);
+      if (side.is_nothing()) continue;
+      const Tensor padded = result;
+      Dims sizes(padded.sizes().begin(), padded.sizes().end());
       sizes[side.dim] = side.size;
-      result = side.kept < side.size ? at::zeros(sizes, grad.options())
-                                     : empty_on(grad, sizes, grad.scalar_type());
-      copy_into(slice_of(result, side.dim, side.from, side.kept),
-                slice_of(outer, side.dim, side.to, side.kept));
-      add_back(result, slice_of(outer, side.dim, 0, side.to), side.dim, 0);
-      const int64_t after = std::max<int64_t>(0, side.after);
-      add_back(result, slice_of(outer, side.dim, side.to + side.kept, after), side.dim,
-               side.size - 1);
+      result = side.kept.length() < side.size ? at::zeros(sizes, grad.options())
+                                              : empty_on(grad, sizes, grad.scalar_type());
+      if (side.kept.length() > 0) {
+        copy_into(slice_of(result, side.dim, side.kept.begin, side.kept.length()),
+                  side.padded(padded, side.kept));
+      }
+      add_back(result, side.padded(padded, side.left), side.left_source(), side.dim);
+      add_back(result, side.padded(padded, side.right), side.right_source(), side.dim);
     }
     return result.is_same(grad) ? grad.clone() : result;
-  }
-  // Adds the gradient of what was filled in beside the element at `edge` to that of its sources.
-  static void add_back(const Tensor& result, const Tensor& filled, int64_t dim, int64_t edge) {
-    const int64_t length = filled.size(dim);
-    if (length == 0) return;
-    if (kPadding == Padding::Replicate) {
-      slice_of(result, dim, edge, 1).add_(filled.sum(dim, /*keepdim=*/true));
-    } else {
-      slice_of(result, dim, edge == 0 ? 1 : edge - length, length).add_(flip(filled, dim));
-    }
   }
 
   static void register_in(torch::Library& m) {

@@ -59,6 +59,8 @@ UNARY = {
     "dropout": lambda x: functional.dropout(x, 0.3),
     "rand_like": torch.rand_like,
     "zeros_like": torch.zeros_like,
+    "full_like": lambda x: torch.full_like(x, 3),
+    "flip": lambda x: x.flip(-1),
 }
 
 BINARY = {
@@ -164,10 +166,12 @@ def strategy(maximum: int = 40):
         st.tuples(st.just("cast"), st.sampled_from(sorted(DTYPES)), numbers, numbers),
         st.tuples(st.sampled_from(["gradient", "drop", "read"]), st.just(""), numbers, numbers),
     )
-    # Sizes around the tile of 256 elements, odd ones, and square ones so that products match.
-    shape = st.sampled_from(
-        [[7, 7], [33, 33], [1, 33], [33, 1], [33], [300, 33], [33, 300], [128, 128], [1], [2, 700]]
-    )
+    # Sizes around the tile of 256 elements, odd ones, square ones so that products match, and long
+    # ones: several chunks of a sum, and the largest tile.
+    squares = [[7, 7], [33, 33], [128, 128]]
+    others = [[1], [33], [1, 33], [33, 1], [300, 33], [33, 300], [2, 700]]
+    long_ones = [[40_000], [3, 9000], [70, 500]]
+    shape = st.sampled_from(squares + others + long_ones)
     inputs = st.lists(
         st.tuples(shape, st.sampled_from(["float32", "float32", "bfloat16", "float16", "int64"])),
         min_size=1,
