@@ -146,7 +146,8 @@ def execute(program: dict, device: str) -> list[str]:
 
 def _digest(x: torch.Tensor) -> str:
     """Shape, dtype and bits; all NaNs count as the same."""
-    x = x.detach().cpu().contiguous()
+    # Not contiguous(): it leaves one element the stride that it has, and view() minds.
+    x = torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
     if x.is_floating_point():
         x = torch.where(x.isnan(), torch.full_like(x, float("nan")), x)
     bits = bytes(x.reshape(-1).view(torch.uint8).tolist()) if x.numel() else b""
