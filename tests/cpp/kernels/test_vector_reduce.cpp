@@ -320,6 +320,18 @@ TEST(VectorReduce, NanReachesMinimaAndMaxima) {
   }
 }
 
+// The sum of each row of fp32.
+Program sum_program() {
+  Builder builder(Kind::RowReduce);
+  const int slot = builder.add_slot(Lane::F32);
+  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
+  builder.reduce(Op::ReduceSum, builder.load(in), slot);
+  builder.phase(Over::Elements);
+  builder.store(out, builder.slot(slot));
+  builder.phase(Over::Kept);
+  return builder.program;
+}
+
 TEST(VectorReduce, LongSumsStayAccurate) {
   constexpr int64_t kLength = 1 << 22;
   std::vector<float> x(kLength);
@@ -329,15 +341,8 @@ TEST(VectorReduce, LongSumsStayAccurate) {
     exact += x[i];
   }
   float result = 0;
-  Builder builder(Kind::RowReduce);
-  const int slot = builder.add_slot(Lane::F32);
-  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
-  builder.reduce(Op::ReduceSum, builder.load(in), slot);
-  builder.phase(Over::Elements);
-  builder.store(out, builder.slot(slot));
-  builder.phase(Over::Kept);
   const Operand operands[] = {make_operand(x.data(), {4}), make_operand(&result, {0})};
-  run_on(engine_of(current_isa()), builder.program, make_space({kLength}, 0), operands, nullptr);
+  run_on(engine_of(current_isa()), sum_program(), make_space({kLength}, 0), operands, nullptr);
   EXPECT_NEAR(result / exact, 1, 1.5e-7);
 }
 
@@ -371,19 +376,13 @@ TEST(VectorReduce, WhatIsLeftOfALongRowFitsARegister) {
   constexpr int64_t kRows = 66, kLength = 40010;
   std::vector<float> x(kRows * kLength, 1);
   std::vector<float> result(kRows);
-  Builder builder(Kind::RowReduce);
-  const int slot = builder.add_slot(Lane::F32);
-  const int in = builder.operand(DType::Float32), out = builder.operand(DType::Float32);
-  builder.reduce(Op::ReduceSum, builder.load(in), slot);
-  builder.phase(Over::Elements);
-  builder.store(out, builder.slot(slot));
-  builder.phase(Over::Kept);
-  ASSERT_EQ(builder.program.code[0].op, Op::Load);
-  builder.program.code[0].dst = builder.program.code[1].a = kMaxRegisters - 1;
+  Program program = sum_program();
+  ASSERT_EQ(program.code[0].op, Op::Load);
+  program.code[0].dst = program.code[1].a = kMaxRegisters - 1;
   const Operand operands[] = {make_operand(x.data(), {kLength * 4, 4}),
                               make_operand(result.data(), {4, 0})};
   for (Isa isa : testable_isas()) {
-    run_on(engine_of(isa), builder.program, make_space({kRows, kLength}, 1), operands, nullptr);
+    run_on(engine_of(isa), program, make_space({kRows, kLength}, 1), operands, nullptr);
     for (const float sum : result) ASSERT_EQ(sum, kLength) << isa_name(isa);
   }
 }
