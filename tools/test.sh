@@ -11,7 +11,7 @@ TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)
 export TORCHINDUCTOR_CACHE_DIR
 trap 'rm -rf "$TORCHINDUCTOR_CACHE_DIR"' EXIT
 
-section() { printf '\n== %s\n' "$*"; }
+section() { printf '\n== %d:%02d  %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
 
 # side_by_side NAME=VALUE... -- PYTEST_ARGUMENTS...: one process a core, one thread each, since most
 # tests are small. Processes that are each as wide as the machine are slower together than in turn.

@@ -79,6 +79,8 @@ struct Step {
   // The operand that the next step stores the result into, where that allows to write it there at
   // once; -1 elsewhere.
   int16_t aim = -1;
+  // A bit for each register whose value may still be read after this step.
+  uint32_t live = ~0u;
 };
 
 // Pairs of F32 instructions that have a kernel of their own: the first's result t is used by the

@@ -14,6 +14,9 @@ static bool execute_into_operand(const Step& step, Frame& frame) {
       (frame.rows != 1 && operand.row_stride != frame.columns * kSize)) {
     return false;
   }
+  // An operand that this step is the last to read may be what it overwrites.
+  const Step& store = *(&step + 1);
+  frame.borrowed &= store.live;
   keep_borrowed(frame, operand.data, frame.count * kSize);
   char*& place = frame.place[step.instruction.dst];
   char* const home = place;
@@ -30,6 +33,7 @@ static void execute(const Step* begin, const Step* end, Frame& frame) {
       ++step;
       continue;
     }
+    frame.borrowed &= step->live;
     step->kernel(step->instruction, frame);
   }
 }

@@ -117,9 +117,13 @@ class Preparation {
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) make_pair_of(j);
     for (int j = 1; j < static_cast<int>(nodes_.size()); ++j) round_in_store(j);
     const int first = prepared_.ends.empty() ? 0 : prepared_.ends.back();
+    uint32_t row_constants = 0;
     for (const Node& node : nodes_) {
-      if (node.is_row_constant && !node.is_gone) prepared_.steps.push_back(node.step);
+      if (!node.is_row_constant || node.is_gone) continue;
+      prepared_.steps.push_back(node.step);
+      row_constants |= 1u << node.writes;
     }
+    find_live(row_constants);
     prepared_.tile_begins.push_back(static_cast<int>(prepared_.steps.size()));
     for (const Node& node : nodes_) {
       if (!node.is_row_constant && !node.is_gone) prepared_.steps.push_back(node.step);
@@ -287,6 +291,17 @@ class Preparation {
       if (nodes_[k].writes == t) return true;
     }
     return true;
+  }
+
+  // Notes in each step of a tile which registers are read behind it. Those that are filled once a
+  // row are read by the next tile too.
+  void find_live(uint32_t row_constants) {
+    uint32_t live = row_constants;
+    for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+      if (node->is_row_constant) continue;
+      node->step.live = live;
+      live |= node->reads;
+    }
   }
 
   void aim_stores(int first) {
