@@ -12,11 +12,31 @@ from torch_accel._imports import when_imported
 
 def apply() -> None:
     _patch_dlpack()
+    _patch_convolution_format()
     when_imported("torch.nn.attention.flex_attention", _patch_flex_attention)
     when_imported("torch.utils.flop_counter", _register_flops_of_attention)
     when_imported("torch.nn.parallel.distributed", _patch_distributed_data_parallel)
     when_imported("torch.distributed.distributed_c10d", _patch_process_groups)
     when_imported("torch.distributed", _patch_monitored_barrier)
+
+
+def _patch_convolution_format() -> None:
+    # Graphs are traced as if every convolution that a device overrides were contiguous; channels
+    # are innermost where the input or the weight has them so, as on other devices. Can go when
+    # determine_backend_memory_format asks the device.
+    original = torch._C._conv_determine_backend_memory_format
+
+    @functools.wraps(original)
+    def memory_format(input, weight, backend):
+        if input.device.type != "accel":
+            return original(input, weight, backend)
+        from torch._prims_common import suggest_memory_format
+
+        formats = (suggest_memory_format(tensor) for tensor in (input, weight))
+        others = (format for format in formats if format != torch.contiguous_format)
+        return next(others, torch.contiguous_format)
+
+    torch._C._conv_determine_backend_memory_format = memory_format
 
 
 def _patch_flex_attention(module) -> None:

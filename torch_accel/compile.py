@@ -102,6 +102,7 @@ def _compile(
         passes.stack_selects(graph)
         passes.share_equal_values(graph)
         passes.write_in_place(graph)
+        passes.reshape_views(graph)
         parts = host_part.split(graph)
         device_graph = parts.device_graph if parts else graph
         compiled = CompiledGraph(device_graph, settings["captures"], role)

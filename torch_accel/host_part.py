@@ -80,14 +80,19 @@ class Split:
 
 
 def split(graph: fx.GraphModule) -> Split | None:
-    """The graph in two parts, or None where it is on one device alone, or where something else than
-    numbers of the CPU meets tensors of the device."""
+    """The graph in two parts, or None where it is on one device alone, where something else than
+    numbers of the CPU meets tensors of the device, or where the device's values are written to the
+    CPU's tensors."""
     sides: dict[fx.Node, _Side] = {}
     devices = set()
     for node in graph.graph.nodes:
         if node.op == "output":
             continue
         sides[node] = _side(node, sides)
+        if sides[node] is _Side.DEVICE and any(
+            sides[written] is _Side.HOST for written in _written(node)
+        ):
+            return None
         devices |= {tensor.device for tensor in _tensors(node) if tensor.device.type != "cpu"}
     if len(devices) != 1 or _Side.HOST not in sides.values():
         return None
@@ -167,7 +172,7 @@ def _host_module(
             copies[node] = part.placeholder(node.name)
     rest = [node for node in nodes if node.op != "placeholder"]
     # Arguments are written at the end of a graph; the device reads what they were before.
-    epilogue = next((i for i, node in enumerate(rest) if _writes(node)), len(rest))
+    epilogue = next((i for i, node in enumerate(rest) if _written(node)), len(rest))
     for index, node in enumerate(rest):
         if index == epilogue:
             stack()
@@ -180,8 +185,16 @@ def _host_module(
     return fx.GraphModule(graph, part)
 
 
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The arguments that a node writes."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    values = []
+    for index, argument in enumerate(node.target._schema.arguments):
+        if argument.is_write:
+            by_name = node.kwargs.get(argument.name)
+            values.append(node.args[index] if index < len(node.args) else by_name)
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, fx.Node)]
 
 
 def _device_module(

@@ -221,6 +221,17 @@ def _write(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
 # ---- views ----
 
 
+def reshape_views(graph: fx.GraphModule) -> None:
+    """Some ops lay out their results otherwise than PyTorch traces them, on every device
+    (softplus_backward of a transposed gradient). Where the layout allows no view of such a result,
+    its elements are copied, as they are where inductor runs the graph."""
+    views = (_aten.view.default, _aten._unsafe_view.default)
+    for node in graph.graph.nodes:
+        if node.target in views:
+            node.target = _aten.reshape.default
+    graph.recompile()
+
+
 def _may_be_view(node: fx.Node) -> bool:
     if node.op == "output":
         return False

@@ -104,19 +104,21 @@ int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
                                                            : at::SDPBackend::error);
 }
 
-// The strides of a dense [batch, heads, length, width] tensor whose dimensions lie in memory in the
-// order of `like`, width innermost: where the query is a transposed view of [batch, length, heads,
-// width], so is the result, and flattening its heads is free.
-DimVector strides_like(const Tensor& like, IntArrayRef sizes) {
-  int order[] = {0, 1, 2};
-  std::stable_sort(order, order + 3, [&](int a, int b) { return like.stride(a) > like.stride(b); });
+// A [batch, heads, length, width] tensor whose dimensions lie in memory in the order of the
+// query's, as PyTorch infers it for graphs: where the query is a transposed view of [batch, length,
+// heads, width], so is the result, and flattening its heads is free.
+Tensor empty_in_order_of(const Tensor& query, IntArrayRef sizes) {
+  if (query.sizes() == sizes) return empty_like(query, query.scalar_type());
+  int order[] = {0, 1, 2, 3};
+  std::stable_sort(order, order + 4,
+                   [&](int a, int b) { return query.stride(a) > query.stride(b); });
   DimVector strides(4, 1);
-  int64_t step = sizes[3];
-  for (int i = 2; i >= 0; --i) {
+  int64_t step = 1;
+  for (int i = 3; i >= 0; --i) {
     strides[order[i]] = step;
     step *= sizes[order[i]];
   }
-  return strides;
+  return empty_on(query, sizes, strides, query.scalar_type());
 }
 
 // Seed and offset of the dropout for backward: in device memory, where forward writes them, so that
@@ -170,7 +172,7 @@ attention(const Tensor& query, const Tensor& key, const Tensor& value,
               "dropout probability has to be between 0 and 1, but got ", dropout);
   const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2);
   const int64_t out_sizes[] = {batch, heads, length, value.size(3)};
-  Tensor out = empty_on(query, out_sizes, strides_like(query, out_sizes), query.scalar_type());
+  Tensor out = empty_in_order_of(query, out_sizes);
   Tensor logsumexp = empty_on(query, {batch, heads, length}, arithmetic_dtype(query.scalar_type()));
   auto [philox_seed, philox_offset] = empty_philox(query);
   Recording recording(Opcode::Attention);

@@ -2,8 +2,10 @@
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/complex_native.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/neg.h>
+#include <ATen/ops/polar_native.h>
 #include <ATen/ops/result_type.h>
 #include <ATen/ops/sub.h>
 
@@ -276,9 +278,28 @@ Tensor& polar_out(const Tensor& size, const Tensor& angle, Tensor& out) {
   return out;
 }
 
+using JoinOut = Tensor&(const Tensor&, const Tensor&, Tensor&);
+using Join = Tensor(const Tensor&, const Tensor&);
+
+// PyTorch's own, which checks and allocates, unless there is nothing to refuse.
+template <JoinOut join_out, Join native>
+Tensor join(const Tensor& first, const Tensor& second) {
+  const ScalarType dtype = first.scalar_type();
+  if (!is_plain(first) || !is_plain(second) || dtype != second.scalar_type() ||
+      (dtype != ScalarType::Float && dtype != ScalarType::Double)) {
+    return native(first, second);
+  }
+  Tensor out =
+      empty_elementwise({&first, &second}, at::infer_size_dimvector(first.sizes(), second.sizes()),
+                        at::toComplexType(dtype));
+  return join_out(first, second, out);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("complex", TORCH_FN((join<complex_out, at::native::complex>)));
+  m.impl("polar", TORCH_FN((join<polar_out, at::native::polar>)));
   m.impl("conj_physical.out", TORCH_FN(conj_physical_out));
   m.impl("conj_physical_", TORCH_FN(conj_physical_));
   m.impl("complex.out", TORCH_FN(complex_out));

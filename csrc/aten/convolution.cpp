@@ -91,7 +91,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const OptionalTens
   if (!is_convolvable({&input, &weight}) ||
       (has_bias && (!is_plain(*bias) || bias->scalar_type() != input.scalar_type()))) {
     return to_host<Tensor>("aten::convolution", "", input, weight, bias, stride, padding, dilation,
-                           transposed, output_padding, groups);
+                           transposed, output_padding, groups)
+        .contiguous(format_of(input, weight));
   }
   const auto sizes =
       transposed
@@ -114,13 +115,16 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad, cons
                                                         bool transposed, IntArrayRef output_padding,
                                                         int64_t groups,
                                                         std::array<bool, 3> output_mask) {
+  const at::MemoryFormat format = format_of(input, weight);
   if (!is_convolvable({&grad, &input, &weight})) {
     const int64_t outputs = transposed ? weight.size(1) * groups : weight.size(0);
-    return to_host<std::tuple<Tensor, Tensor, Tensor>>(
+    auto [grad_input, grad_weight, grad_bias] = to_host<std::tuple<Tensor, Tensor, Tensor>>(
         "aten::convolution_backward", "", grad, input, weight, IntArrayRef{outputs}, stride,
         padding, dilation, transposed, output_padding, groups, output_mask);
+    if (output_mask[0]) grad_input = grad_input.contiguous(format);
+    if (output_mask[1]) grad_weight = grad_weight.contiguous(format);
+    return {grad_input, grad_weight, grad_bias};
   }
-  const at::MemoryFormat format = format_of(input, weight);
   const Geometry geometry{stride, padding, dilation, groups};
   Tensor grad_input, grad_weight, grad_bias;
   if (output_mask[0]) {

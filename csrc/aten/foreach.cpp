@@ -194,10 +194,17 @@ std::vector<Tensor> functional(Opcode opcode, TensorList self, Lists others,
   return results;
 }
 
+// Tells autograd that the tensors are written: it knows that of single ops alone, and leaves lists
+// to their kernels. What must not be written raises here, before anything is recorded.
+void bump_versions(TensorList tensors) {
+  for (const Tensor& tensor : tensors) tensor.unsafeGetTensorImpl()->bump_version();
+}
+
 template <typename Operands, typename Slow>
 void in_place(Opcode opcode, TensorList self, Lists others, const Operands& operands,
               const Slow& slow) {
   if (!is_uniform(Place::InPlace, self, others) || !operands.fits(self)) return slow();
+  bump_versions(self);
   for (size_t i = 0; i < self.size(); ++i) {
     record_one(opcode, self[i], i, self, others, operands);
   }
@@ -400,6 +407,7 @@ void zero_(TensorList self) {
       return at::native::foreach_tensor_zero_slow_(self);
     }
   }
+  bump_versions(self);
   for (const Tensor& tensor : self) {
     Recording(Opcode::Fill)
         .output(tensor)
@@ -422,6 +430,7 @@ void copy_(TensorList self, TensorList source, bool non_blocking) {
   if (!uniform) {
     return at::native::foreach_tensor_copy_list_kernel_slow_(self, source, non_blocking);
   }
+  bump_versions(self);
   for (size_t i = 0; i < self.size(); ++i) {
     Recording(Opcode::Copy)
         .output(self[i])

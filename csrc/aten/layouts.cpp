@@ -68,8 +68,9 @@ Tensor bytes_of(const Tensor& tensor) {
   return at::empty({0}, tensor.options().dtype(at::kByte).layout(at::kStrided))
       .set_(tensor.storage());
 }
+// All that a nested Tensor's storage holds, whatever views its parts are.
 Tensor buffer_of(const Tensor& nested) {
-  return at::native::get_nested_tensor_impl(nested)->get_buffer();
+  return at::native::get_nested_tensor_impl(nested)->get_unsafe_storage_as_tensor();
 }
 
 // The dense Tensors that another one is made of, values last. A dense one has none.

@@ -201,7 +201,7 @@ void record_mse(const Tensor& out, const Tensor& self, const Tensor& target, int
                 IntArrayRef sizes) {
   const ScalarType dtype = out.scalar_type();
   const bool reduces = reduction != at::Reduction::None;
-  const Tensor squares = reduces ? empty_on(self, sizes, dtype) : out;
+  const Tensor squares = reduces ? empty_elementwise({&self, &target}, sizes, dtype) : out;
   Recording(Opcode::SquaredDifference)
       .output(squares)
       .input(self, sizes)
@@ -225,7 +225,8 @@ Tensor mse_loss(const Tensor& self, const Tensor& target, int64_t reduction) {
   }
   check_mse(self, target, dtype);
   const auto sizes = at::infer_size_dimvector(self.sizes(), target.sizes());
-  Tensor out = empty_on(self, reduction == at::Reduction::None ? sizes : at::DimVector{}, dtype);
+  Tensor out = reduction == at::Reduction::None ? empty_elementwise({&self, &target}, sizes, dtype)
+                                                : empty_on(self, {}, dtype);
   record_mse(out, self, target, reduction, sizes);
   return out;
 }
@@ -262,7 +263,7 @@ Tensor mse_loss_backward(const Tensor& grad, const Tensor& self, const Tensor& t
                     {{self, "self"}, {target, "target"}, {grad, "grad_output"}});
   const auto sizes = at::infer_size_dimvector(
       at::infer_size_dimvector(self.sizes(), target.sizes()), grad.sizes());
-  Tensor grad_input = empty_on(self, sizes, self.scalar_type());
+  Tensor grad_input = empty_elementwise({&self, &target, &grad}, sizes, self.scalar_type());
   record_mse_backward(grad_input, grad, self, target, reduction);
   return grad_input;
 }

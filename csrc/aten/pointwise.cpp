@@ -456,7 +456,8 @@ Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
   check_condition(condition);
   if (is_plain(condition) && is_complex_plain(self) && is_complex_plain(other) &&
       self.scalar_type() == other.scalar_type()) {
-    Tensor out = empty_on(condition, sizes_of_where(condition, self, other), self.scalar_type());
+    Tensor out = empty_elementwise({&condition, &self, &other},
+                                   sizes_of_where(condition, self, other), self.scalar_type());
     record_where(pairs_of(out), condition.unsqueeze(-1).expand(pairs_of(out).sizes()),
                  pairs_of(self.expand(out.sizes())), pairs_of(other.expand(out.sizes())));
     return out;
@@ -466,7 +467,8 @@ Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
     return to_host<Tensor>("aten::where", "self", condition, self, other);
   }
   Tensor out =
-      empty_on(condition, sizes_of_where(condition, self, other), at::result_type(self, other));
+      empty_elementwise({&condition, &self, &other}, sizes_of_where(condition, self, other),
+                        at::result_type(self, other));
   record_where(out, condition, self, other);
   return out;
 }

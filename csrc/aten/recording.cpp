@@ -1,6 +1,7 @@
 #include "csrc/aten/recording.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/TensorIterator.h>
 #include <ATen/native/Resize.h>
 #include <ATen/ops/empty_like.h>
 
@@ -231,6 +232,28 @@ Tensor empty_like(const Tensor& like, ScalarType dtype) {
     return empty_on(like, like.sizes(), like.strides(), dtype);
   }
   return at::empty_like(like, like.options().dtype(dtype));
+}
+
+Tensor empty_elementwise(std::initializer_list<const Tensor*> operands, IntArrayRef sizes,
+                         ScalarType dtype) {
+  const Tensor* first = nullptr;
+  bool contiguous = true;
+  at::TensorIteratorConfig config;
+  for (const Tensor* operand : operands) {
+    if (!operand->defined() || !operand->device().is_privateuseone()) continue;
+    if (first == nullptr) first = operand;
+    contiguous = contiguous && operand->is_contiguous();
+  }
+  if (contiguous) return empty_on(*first, sizes, dtype);
+  config.check_all_same_dtype(false)
+      .declare_static_dtype_and_device(dtype, first->device())
+      .add_owned_output(Tensor());
+  for (const Tensor* operand : operands) {
+    if (operand->defined() && operand->device().is_privateuseone()) {
+      config.add_owned_const_input(operand->expand(sizes));
+    }
+  }
+  return config.build().output();
 }
 
 Tensor empty_result(const Tensor& like) {

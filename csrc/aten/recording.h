@@ -139,6 +139,10 @@ Tensor empty_on(const Tensor& like, IntArrayRef sizes, ScalarType dtype);
 Tensor empty_on(const Tensor& like, IntArrayRef sizes, IntArrayRef strides, ScalarType dtype);
 // Dense, with the strides order of `like` (as at::empty_like).
 Tensor empty_like(const Tensor& like, ScalarType dtype);
+// Dense, with the strides that PyTorch gives what it computes from these element by element;
+// `sizes` are what they broadcast to. Those of the CPU and undefined ones have no say.
+Tensor empty_elementwise(std::initializer_list<const Tensor*> operands, IntArrayRef sizes,
+                         ScalarType dtype);
 // Dense, in the memory format of `like` where it has one: what norms and pools return.
 Tensor empty_result(const Tensor& like);
 // Copies into `to`, from a Tensor that broadcasts to its sizes.

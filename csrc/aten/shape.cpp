@@ -9,6 +9,7 @@
 #include <ATen/ops/cat_meta.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/pixel_unshuffle_native.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -167,6 +168,8 @@ void fill_stack(const Tensor& out, TensorList tensors, int64_t dim) {
 
 Tensor stack(TensorList tensors, int64_t dim) {
   const Stack inferred = infer_stack(tensors, dim);
+  // PyTorch stacks along a dimension that is there as it joins along it, in the same format.
+  if (inferred.dim < tensors[0].dim()) return cat(tensors, inferred.dim).view(inferred.sizes);
   const Tensor out = empty_on(tensors[0], inferred.sizes, inferred.dtype);
   fill_stack(out, tensors, inferred.dim);
   return out;
@@ -266,6 +269,11 @@ Tensor flip(const Tensor& self, IntArrayRef dims) {
   return result;
 }
 
+// As PyTorch traces it: in the memory format of the input.
+Tensor pixel_unshuffle(const Tensor& self, int64_t factor) {
+  return at::native::math_pixel_unshuffle(self, factor).contiguous(self.suggest_memory_format());
+}
+
 enum class Padding { Reflect, Replicate };
 
 // Padding of the last `kDims` dimensions, (before, after) for each, the last dimension first.
@@ -325,6 +333,8 @@ struct Pad {
   }
   static Tensor forward(const Tensor& self, IntArrayRef padding) {
     if (!fits(self, padding)) return to_host<Tensor>(name(false).c_str(), "", self, padding);
+    const at::MemoryFormat format =
+        self.dim() == kDims + 2 ? self.suggest_memory_format() : at::MemoryFormat::Contiguous;
     Tensor result = self;
     for (int i = 0; i < kDims; ++i) {
       const Side side(self, padding, i);
@@ -332,7 +342,7 @@ struct Pad {
       const Tensor source = result;
       Dims sizes(source.sizes().begin(), source.sizes().end());
       sizes[side.dim] += side.before + side.after;
-      result = empty_on(self, sizes, self.scalar_type());
+      result = at::empty(sizes, self.options(), format);
       if (side.kept.length() > 0) {
         copy_into(side.padded(result, side.kept),
                   slice_of(source, side.dim, side.kept.begin, side.kept.length()));
@@ -393,6 +403,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("stack.out", TORCH_FN(stack_out));
   m.impl("roll", TORCH_FN(roll));
   m.impl("flip", TORCH_FN(flip));
+  m.impl("pixel_unshuffle", TORCH_FN(pixel_unshuffle));
   Pad<Padding::Reflect, 1>::register_in(m);
   Pad<Padding::Reflect, 2>::register_in(m);
   Pad<Padding::Reflect, 3>::register_in(m);

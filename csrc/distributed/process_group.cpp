@@ -221,6 +221,22 @@ class Call {
     cut(operation.outputs, elements);
   }
 
+  // The rank that has or gets the data: of this group.
+  void root(int64_t rank) {
+    TORCH_CHECK_VALUE(rank >= 0 && rank < group_.getSize(), "accl: ", name_of(operation.kind),
+                      ": invalid root rank: ", rank, " in a group of ", group_.getSize());
+    operation.root = static_cast<int>(rank);
+  }
+  // The other rank of a message.
+  void peer(int rank, int tag) {
+    TORCH_CHECK_VALUE((rank >= 0 && rank < group_.getSize()) ||
+                          (rank == kAnySource && operation.kind == Kind::Receive),
+                      "accl: ", name_of(operation.kind), ": invalid rank: ", rank,
+                      " in a group of ", group_.getSize());
+    operation.root = rank;
+    operation.tag = tag;
+  }
+
   void reduce_by(const c10d::ReduceOp& op) {
     operation.reduction = reduction_of(op, operation.dtype);
   }
@@ -574,7 +590,7 @@ ProcessGroup::WorkPointer ProcessGroup::broadcast(Tensors& tensors,
                                                   const c10d::BroadcastOptions& options) {
   Call call(*this, Kind::Broadcast);
   call.output(only(tensors, Kind::Broadcast), Call::Reads::Yes);
-  call.operation.root = static_cast<int>(options.rootRank);
+  call.root(options.rootRank);
   return run(call, c10d::OpType::BROADCAST, tensors, options.timeout);
 }
 
@@ -601,7 +617,7 @@ ProcessGroup::WorkPointer ProcessGroup::reduce(Tensors& tensors,
                                                const c10d::ReduceOptions& options) {
   Call call(*this, Kind::Reduce);
   const Tensor& tensor = only(tensors, Kind::Reduce);
-  call.operation.root = static_cast<int>(options.rootRank);
+  call.root(options.rootRank);
   call.input(tensor);
   if (call.operation.root == getRank()) call.output(tensor);
   call.reduce_by(options.reduceOp);
@@ -696,7 +712,7 @@ ProcessGroup::WorkPointer ProcessGroup::allgather_coalesced(TensorLists& outputs
 ProcessGroup::WorkPointer ProcessGroup::gather(TensorLists& outputs, Tensors& inputs,
                                                const c10d::GatherOptions& options) {
   Call call(*this, Kind::Gather);
-  call.operation.root = static_cast<int>(options.rootRank);
+  call.root(options.rootRank);
   call.input(only(inputs, Kind::Gather));
   Tensors list;
   if (call.operation.root == getRank()) {
@@ -718,7 +734,7 @@ ProcessGroup::WorkPointer ProcessGroup::gather(TensorLists& outputs, Tensors& in
 ProcessGroup::WorkPointer ProcessGroup::scatter(Tensors& outputs, TensorLists& inputs,
                                                 const c10d::ScatterOptions& options) {
   Call call(*this, Kind::Scatter);
-  call.operation.root = static_cast<int>(options.rootRank);
+  call.root(options.rootRank);
   const Tensor& output = only(outputs, Kind::Scatter);
   if (call.operation.root == getRank()) {
     const Tensors& list = only(inputs, Kind::Scatter);
@@ -796,16 +812,14 @@ ProcessGroup::WorkPointer ProcessGroup::alltoall(Tensors& outputs, Tensors& inpu
 ProcessGroup::WorkPointer ProcessGroup::send(Tensors& tensors, int to, int tag) {
   Call call(*this, Kind::Send);
   call.input(only(tensors, Kind::Send));
-  call.operation.root = to;
-  call.operation.tag = tag;
+  call.peer(to, tag);
   return run(call, c10d::OpType::SEND, tensors, c10d::kUnsetTimeout);
 }
 
 ProcessGroup::WorkPointer ProcessGroup::recv(Tensors& tensors, int from, int tag) {
   Call call(*this, Kind::Receive);
   call.output(only(tensors, Kind::Receive));
-  call.operation.root = from;
-  call.operation.tag = tag;
+  call.peer(from, tag);
   return run(call, from == kAnySource ? c10d::OpType::RECVANYSOURCE : c10d::OpType::RECV, tensors,
              c10d::kUnsetTimeout);
 }

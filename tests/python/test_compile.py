@@ -685,6 +685,22 @@ def test_numbers_on_the_cpu_are_computed_first():
     assert "not_captured" not in torch.accel.report()
 
 
+def test_values_of_the_device_are_written_to_numbers_on_the_cpu():
+    def totaled(total, x):
+        total += x.sum().cpu()
+        total.mul_(2)
+        return x * total
+
+    compiled = _compiled(totaled)
+    totals = [torch.tensor(1.0), torch.tensor(1.0)]
+    for turn in range(3):
+        x = torch.ones(3, device="accel") + turn
+        got, expected = (
+            function(total, x) for function, total in zip((compiled, totaled), totals, strict=True)
+        )
+        assert torch.equal(got, expected) and torch.equal(*totals)
+
+
 def test_tensors_of_two_devices_run_op_by_op_with_the_reason():
     table, index = torch.randn(6, device="accel"), torch.tensor([4, 1])
     compiled = _compiled(lambda table, index: table[index] * 2)

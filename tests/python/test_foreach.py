@@ -85,6 +85,35 @@ def test_foreach_matches_the_cpu(case, dtype, form):
         assert x.stride() == y.stride()
 
 
+@pytest.mark.parametrize("case", [*CASES, "copy", "zero"])
+def test_what_foreach_writes_has_a_new_version(case):
+    """Backward through what was written since would be wrong, and raises."""
+    name, arguments, keywords = CASES.get(case, (case, None, {}))
+    if case in ("copy", "zero"):
+        arguments = (lambda t: t[:2]) if case == "copy" else (lambda t: t[:1])
+    versions = {}
+    for device in ("cpu", "accel"):
+        lists_on_it = [[x.to(device) for x in tensors] for tensors in lists(3, torch.float32)]
+        given = [x.to(device) if isinstance(x, torch.Tensor) else x for x in arguments(lists_on_it)]
+        before = [x._version for x in given[0]]
+        try:
+            getattr(torch, f"_foreach_{name}_")(*given, **keywords)
+        except RuntimeError:
+            continue
+        versions[device] = [x._version - y for x, y in zip(given[0], before)]
+    assert versions.get("accel") == versions.get("cpu")
+
+
+def test_a_step_in_front_of_backward_is_an_error():
+    weights = [torch.nn.Parameter(torch.ones(3, 3, device="accel")) for _ in range(2)]
+    loss = (torch.ones(2, 3, device="accel") @ weights[0] @ weights[1]).sum()
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    torch.optim.SGD(weights, lr=1.0).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_foreach_gives_the_bits_of_the_single_ops(dtype):
     first, second, third = (on_device(x) for x in lists(3, dtype))

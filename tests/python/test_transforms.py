@@ -359,6 +359,17 @@ def strided_nested_tensors(device):
 
 
 @case
+def views_of_nested_tensors(device):
+    parts = [data(device, n, 16, seed=n) for n in (3, 1, 5)]
+    nested = torch.nested.nested_tensor(parts)
+    views = nested.chunk(2, -1)[1] * 1, nested.transpose(1, 2) * 2, nested @ nested.transpose(1, 2)
+    jagged = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    heads = jagged.unflatten(-1, (2, 8)).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(heads, heads, heads)
+    return *(part for view in views for part in view.unbind()), attended.values()
+
+
+@case
 def nested_tensors_moved(device):
     parts = [data("cpu", n, 4, seed=n) for n in (3, 1, 5)]
     return torch.nested.nested_tensor(parts).to(device).unbind()

@@ -401,6 +401,26 @@ def a_tensor_of_the_cpu_is_refused(place):
         dist.all_reduce(torch.ones(1, device=place.device), dist.ReduceOp.BAND)
 
 
+def ranks_that_are_not_there_are_refused(place):
+    tensor = torch.ones(2, device=place.device)
+    collectives = {
+        "broadcast": lambda rank: dist.broadcast(tensor, rank),
+        "reduce": lambda rank: dist.reduce(tensor, rank),
+        "gather": lambda rank: dist.gather(tensor, None, rank),
+        "scatter": lambda rank: dist.scatter(tensor, None, rank),
+    }
+    for name, call in collectives.items():
+        for rank in (2, 1000, -1):
+            with pytest.raises(ValueError, match=f"{name}: invalid root rank: {rank} in a group"):
+                call(rank)
+    for call in (dist.send, dist.recv):
+        with pytest.raises(ValueError, match="invalid rank: 2 in a group of 2"):
+            call(tensor, 2)
+    # And the group is none the worse for it.
+    dist.all_reduce(tensor)
+    assert tensor.tolist() == [2, 2]
+
+
 CASES = [
     mismatched_sizes,
     mismatched_dtypes,
@@ -414,6 +434,7 @@ CASES = [
     what_a_stream_waits_for_is_complete_to_it,
     a_collective_in_a_graph_is_refused,
     a_tensor_of_the_cpu_is_refused,
+    ranks_that_are_not_there_are_refused,
 ]
 
 
