@@ -2,6 +2,7 @@
 // device; those on the device are read there, and nobody waits for them.
 #include <numeric>
 
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/_ctc_loss.h>
@@ -187,7 +188,9 @@ Tensor gradient_of_tensor(const Tensor& grad, const Tensor& log_probs, const Ten
 Tensor ctc_loss(const Tensor& log_probs, const Tensor& targets, const Tensor& input_lengths,
                 const Tensor& target_lengths, int64_t blank, int64_t reduction,
                 bool zero_infinity) {
-  if (input_lengths.is_cpu() && target_lengths.is_cpu()) {
+  const bool is_traced =
+      at::areAnyTensorSubclassLike({log_probs, targets, input_lengths, target_lengths});
+  if (input_lengths.is_cpu() && target_lengths.is_cpu() && !is_traced) {
     TORCH_CHECK(at::isIntegralType(input_lengths.scalar_type(), false),
                 "input_lengths must be integral");
     TORCH_CHECK(at::isIntegralType(target_lengths.scalar_type(), false),

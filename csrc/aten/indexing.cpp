@@ -535,6 +535,9 @@ bool on_one_device(const Tensor& self, at::IOptTensorListRef indices) {
 
 // A mask becomes the positions where it is true, which is a value to wait for.
 Tensor index(const Tensor& self, const c10::List<OptionalTensor>& indices) {
+  TORCH_CHECK(self.device().is_privateuseone(),
+              "indices should be either on cpu or on the same device as the indexed tensor (",
+              self.device(), ")");
   TORCH_CHECK_INDEX(static_cast<int64_t>(indices.size()) <= self.dim(),
                     "too many indices for tensor of dimension ", self.dim(), " (got ",
                     indices.size(), ")");

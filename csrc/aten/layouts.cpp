@@ -38,6 +38,7 @@
 #include <ATen/ops/resize_native.h>
 #include <ATen/ops/row_indices_native.h>
 #include <ATen/ops/select_native.h>
+#include <ATen/ops/set_native.h>
 #include <ATen/ops/sparse_dim_native.h>
 #include <ATen/ops/sparse_resize_and_clear_native.h>
 #include <ATen/ops/sparse_resize_native.h>
@@ -197,6 +198,9 @@ void Twins::write_back_to(const Twin& twin) {
 
 void layout_fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::FunctionSchema& schema = op.schema();
+  // Copies on the CPU would go to the backend of another device.
+  TORCH_CHECK_NOT_IMPLEMENTED(op.operator_name().getNamespace() != "c10d", "accl: ", schema.name(),
+                              " takes dense tensors");
   note_fallback(c10::toString(op.operator_name()));
   const auto originals = torch::jit::pop(*stack, schema.arguments().size());
   const at::AutoDispatchBelowADInplaceOrView below;
@@ -321,7 +325,10 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   }
 }
 
-TORCH_LIBRARY_IMPL(aten, QuantizedPrivateUse1, m) { m.impl("copy_", TORCH_FN(copy_quantized_)); }
+TORCH_LIBRARY_IMPL(aten, QuantizedPrivateUse1, m) {
+  m.impl("copy_", TORCH_FN(copy_quantized_));
+  m.impl("set_.source_Storage_storage_offset", TORCH_FN(at::native::set_storage_quantized_));
+}
 
 TORCH_LIBRARY_IMPL(aten, NestedTensorPrivateUse1, m) {
   m.impl("_nested_tensor_size", TORCH_FN(at::native::_nested_tensor_size));
@@ -399,8 +406,7 @@ namespace {
   };
   for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
-    // Collectives are their process group's: copies on the CPU would go to another backend.
-    if (!op || name.getNamespace() == "c10d") continue;
+    if (!op || name.getNamespace() == "c10d") continue;  // its process group's
     for (const auto& [there, here] : kKeys) {
       if (!op->hasKernelForDispatchKey(there) || op->hasKernelForDispatchKey(here)) continue;
       handles->push_back(dispatcher.registerImpl(

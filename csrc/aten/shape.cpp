@@ -108,7 +108,9 @@ Tensor cat(const ITensorListRef& tensors, int64_t dim) {
 }
 
 Tensor& cat_out(const ITensorListRef& tensors, int64_t dim, Tensor& out) {
-  CatOutput output(common_device(tensors, "cat"), out);
+  std::optional<c10::Device> device = common_device(tensors, "cat");
+  c10::impl::check_and_update_common_device(device, out, "cat", "out");
+  CatOutput output(*device, out);
   cat_into(output, tensors, dim);
   return out;
 }

@@ -26,6 +26,17 @@ namespace {
 
 // --- making --------------------------------------------------------------------------------------
 
+bool fills_what_is_uninitialised() {
+  const at::Context& context = at::globalContext();
+  return context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
+}
+
+// With NaN or the largest integer, where torch.use_deterministic_algorithms asks for it.
+Tensor uninitialised(Tensor tensor) {
+  if (fills_what_is_uninitialised()) at::native::fill_empty_deterministic_(tensor);
+  return tensor;
+}
+
 Tensor empty(IntArrayRef size, std::optional<ScalarType> dtype, std::optional<at::Layout> layout,
              std::optional<at::Device> device, std::optional<bool> pin_memory,
              std::optional<at::MemoryFormat> memory_format) {
@@ -33,9 +44,9 @@ Tensor empty(IntArrayRef size, std::optional<ScalarType> dtype, std::optional<at
               "Only strided tensors can be created on accel by empty");
   TORCH_CHECK(!c10::pinned_memory_or_default(pin_memory), "Only dense CPU tensors can be pinned");
   const c10::DeviceGuard guard(c10::device_or_default(device));
-  return at::detail::empty_generic(size, c10::GetAllocator(c10::kPrivateUse1),
-                                   c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                   c10::dtype_or_default(dtype), memory_format);
+  return uninitialised(at::detail::empty_generic(size, c10::GetAllocator(c10::kPrivateUse1),
+                                                 c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                                 c10::dtype_or_default(dtype), memory_format));
 }
 
 Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<ScalarType> dtype,
@@ -45,9 +56,9 @@ Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<ScalarT
               "Only strided tensors can be created on accel by empty_strided");
   TORCH_CHECK(!c10::pinned_memory_or_default(pin_memory), "Only dense CPU tensors can be pinned");
   const c10::DeviceGuard guard(c10::device_or_default(device));
-  return at::detail::empty_strided_generic(size, stride, c10::GetAllocator(c10::kPrivateUse1),
-                                           c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                           c10::dtype_or_default(dtype));
+  return uninitialised(at::detail::empty_strided_generic(
+      size, stride, c10::GetAllocator(c10::kPrivateUse1),
+      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype)));
 }
 
 // --- storage -------------------------------------------------------------------------------------
@@ -94,7 +105,10 @@ void resize_to(const Tensor& self, IntArrayRef size, at::OptionalIntArrayRef str
 
 const Tensor& resize_(const Tensor& self, IntArrayRef size,
                       std::optional<at::MemoryFormat> memory_format) {
+  const auto old_bytes =
+      static_cast<int64_t>(self.unsafeGetTensorImpl()->unsafe_storage().nbytes());
   resize_to(self, size, std::nullopt);
+  if (fills_what_is_uninitialised()) at::native::fill_resize_deterministic_(self, old_bytes);
   if (memory_format) {
     TORCH_CHECK(*memory_format != at::MemoryFormat::Preserve, "Unsupported memory format ",
                 *memory_format);

@@ -700,6 +700,27 @@ def test_mixing_devices_is_an_error(call):
     assert x.sum().item() == 4
 
 
+def test_uninitialised_memory_is_filled_where_runs_must_be_alike():
+    def make(device, dtype):
+        grown = torch.ones(2, device=device, dtype=dtype)
+        made = [
+            torch.empty(3, device=device, dtype=dtype),
+            torch.empty_strided((2, 2), (1, 2), device=device, dtype=dtype),
+            torch.empty_like(grown),
+            grown.resize_(5),
+        ]
+        return [tensor.cpu() for tensor in made]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        for dtype in (torch.float32, torch.bfloat16, torch.int32, torch.bool, torch.complex64):
+            for result, expected in zip(make("accel", dtype), make("cpu", dtype), strict=True):
+                assert torch.equal(result.isnan(), expected.isnan())
+                assert torch.equal(result[~result.isnan()], expected[~expected.isnan()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_cpu_scalar_may_be_mixed_in():
     assert (torch.ones(2, device="accel") * torch.tensor(3.0)).tolist() == [3, 3]
 

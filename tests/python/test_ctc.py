@@ -88,6 +88,17 @@ def test_nobody_waits_for_lengths_on_the_device(counted):
     natively(counted, lambda: ctc_loss(log_probs, *arguments[1:]).backward())
 
 
+def test_lengths_are_arguments_of_a_compiled_graph():
+    torch._dynamo.reset()
+    log_probs, targets, inputs, labels = problem(8, 3, 5, 4)
+    moved = log_probs.to("accel"), targets.to("accel")
+    compiled = torch.compile(ctc_loss, backend="accel")
+    for there in (lambda x: x, lambda x: x.to("accel")):
+        expected = ctc_loss(log_probs, targets, inputs, labels)
+        result = compiled(*moved, there(inputs), there(labels)).cpu()
+        torch.testing.assert_close(result, expected)
+
+
 @pytest.mark.parametrize(
     "change",
     [

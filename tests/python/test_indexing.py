@@ -507,6 +507,11 @@ def test_other_devices_are_an_error():
         with pytest.raises(RuntimeError, match="same device"):
             call()
     assert x[index].tolist() == [1]  # a list of positions may come from the CPU
+    for moved in (index.to("accel"), torch.tensor([True, False, True], device="accel")):
+        with pytest.raises(RuntimeError, match="same device as the indexed tensor"):
+            torch.ones(3)[moved]
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.cat([x, x], out=torch.empty(0))
 
 
 # ---- recording ----

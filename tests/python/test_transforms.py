@@ -3,6 +3,7 @@ checkpointing, aliasing and tensor kinds. Each case runs on the CPU and on accel
 
 import copy
 import io
+import pickle
 import warnings
 
 import pytest
@@ -390,6 +391,13 @@ def quantized_tensors_moved(device):
     quantized = torch.quantize_per_tensor(data("cpu", 4, 5), 0.05, 10, torch.qint8)
     moved = quantized.to(device)
     return moved.dequantize(), moved.int_repr(), moved.cpu().dequantize()
+
+
+@case
+def quantized_tensors_copied(device):
+    quantized = torch.quantize_per_tensor(data(device, 4, 5), 0.05, 10, torch.qint8)
+    copies = copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))
+    return *(each.int_repr() for each in copies), quantized.int_repr()
 
 
 @case
