@@ -498,3 +498,15 @@ def test_counters_and_report(counted):
     assert "waits" in text and "nodes" in text
     torch.accel.reset_counters()
     assert torch.accel.counters()["nodes"] == 0
+
+
+# ---- profiling ----
+
+
+def test_the_profiler_tells_the_time_of_each_op_on_the_device(capfd):
+    x = torch.randn(256, 256).to("accel")
+    with torch.autograd.profiler.profile(use_device="accel") as profile:
+        (x @ x).relu().sum().item()
+    times = {event.key: event.self_device_time_total for event in profile.key_averages()}
+    assert times["aten::mm"] > 0 and sum(times.values()) < 60e6  # microseconds
+    assert "not enabled" not in capfd.readouterr().err
