@@ -18,6 +18,7 @@
 #include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/process.h"
+#include "csrc/runtime/trace.h"
 #include "csrc/runtime/worker_stream.h"
 
 namespace accel::distributed {
@@ -59,6 +60,8 @@ class OperationCommand final : public runtime::Command {
 
   void run() override {
     note_started(flight_);
+    const bool is_traced = runtime::is_tracing();
+    const int64_t begin = is_traced ? runtime::trace_clock() : 0;
     try {
       if (operation_.is_message()) {
         outcome_->source.store(transport_->run_message(operation_));
@@ -70,6 +73,9 @@ class OperationCommand final : public runtime::Command {
       throw;
     }
     note_ended(flight_);
+    if (is_traced) {
+      runtime::trace(stream_, std::string("accl:") + name_of(operation_.kind), begin, traced_);
+    }
   }
 
   // What came before it on this rank has failed, so the other ranks will not hear of us.
@@ -99,6 +105,7 @@ class OperationCommand final : public runtime::Command {
   const runtime::Stream& stream_;
   const int rank_;
   const uint64_t flight_;
+  const int64_t traced_ = runtime::traced_operation();
 };
 
 // ---- reductions ----

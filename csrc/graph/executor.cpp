@@ -1,5 +1,6 @@
 #include "csrc/graph/executor.h"
 
+#include <algorithm>
 #include <cctype>
 
 #include <c10/util/Exception.h>
@@ -11,6 +12,7 @@
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/driver.h"
 #include "csrc/runtime/team.h"
+#include "csrc/runtime/trace.h"
 #include "kernels/common/parallel.h"
 
 namespace accel::graph {
@@ -57,7 +59,8 @@ class SegmentCommand final : public runtime::Command {
     }
     run_plan(stream_, *plan(),
              {addresses.data(), segment_->offsets().data(), segment_->scalars().data(),
-              segment_->host_calls().data(), nullptr});
+              segment_->host_calls().data(), nullptr},
+             segment_->operations());
   }
 
   size_t bytes() const override { return segment_->bytes(); }
@@ -76,15 +79,32 @@ class SegmentCommand final : public runtime::Command {
   const Planning planning_;
 };
 
+std::string traced_name(const runtime::Launch& launch, const runtime::Arguments& arguments) {
+  const auto* host = std::get_if<runtime::HostLaunch>(&launch.kernel);
+  return host ? arguments.host_calls[host->call]->name() : launch.name;
+}
+
+int64_t operation_of(const runtime::Launch& launch, std::span<const int64_t> operations) {
+  if (operations.empty()) return 0;
+  return operations[std::min(static_cast<size_t>(launch.node), operations.size() - 1)];
+}
+
 }  // namespace
 
-void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments) {
+void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments,
+              std::span<const int64_t> operations) {
   kernels::Fault fault;
   arguments.fault = &fault;
   runtime::Driver& driver = runtime::driver();
   for (const runtime::Launch& launch : plan.launches) {
     kernels::set_team_width(runtime::elastic_team(stream.tail()->last_recorded()));
+    const bool is_traced = runtime::is_tracing();
+    const int64_t begin = is_traced ? runtime::trace_clock() : 0;
     driver.launch(launch, arguments);
+    if (is_traced) [[unlikely]] {
+      runtime::trace(stream, traced_name(launch, arguments), begin,
+                     operation_of(launch, operations));
+    }
     if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
       raise(fault, launch.name);
     }

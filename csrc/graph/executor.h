@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "csrc/graph/plan.h"
 #include "csrc/graph/segment.h"
@@ -13,7 +14,9 @@ std::unique_ptr<runtime::Command> make_segment_command(runtime::Stream& stream,
                                                        std::unique_ptr<Segment> segment,
                                                        Planning planning);
 
-// Runs the Launches of a Plan on the stream's worker. Raises what a kernel finds.
-void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments);
+// Runs the Launches of a Plan on the stream's worker. Raises what a kernel finds. `operations`: for
+// a profiler, the op of the host behind each Node, or behind all from the last one on; or nothing.
+void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments,
+              std::span<const int64_t> operations);
 
 }  // namespace accel::graph

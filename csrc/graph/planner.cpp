@@ -292,6 +292,7 @@ class GroupPlanner {
 void add_launches(const Graph& graph, const Group& group, const std::vector<int>& last_users,
                   Plan& plan) {
   if (auto launch = GroupPlanner(graph, group, last_users).plan()) {
+    launch->node = group.nodes[0];
     plan.launches.push_back(std::move(*launch));
     return;
   }

@@ -9,6 +9,7 @@
 #include "csrc/runtime/allocator.h"
 #include "csrc/runtime/caching_allocator.h"
 #include "csrc/runtime/generator.h"
+#include "csrc/runtime/trace.h"
 
 namespace accel::graph {
 
@@ -64,7 +65,8 @@ class Region::Run final : public runtime::Command {
   void run() override {
     run_plan(stream_, region_->plan_,
              {addresses_.data(), region_->offsets_.data(), scalars_.data(),
-              region_->host_calls_.data(), nullptr});
+              region_->host_calls_.data(), nullptr},
+             {&operation_, 1});
   }
 
   // With what the user has let go of: a host that runs ahead of a backward must not make the next
@@ -91,6 +93,7 @@ class Region::Run final : public runtime::Command {
   size_t bytes_;
   std::vector<char*> addresses_;
   std::vector<Scalar> scalars_;
+  const int64_t operation_ = runtime::traced_operation();
 };
 
 Region::Region(int device, Segment& segment, std::span<Block* const> given,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/runtime/trace.h"
+
 namespace accel::graph {
 
 namespace {
@@ -73,6 +75,10 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
 }
 
 uint64_t Segment::append(NodeSpec& node) {
+  if (runtime::is_tracing()) [[unlikely]] {
+    operations_.resize(node_starts_.size());  // those of before the profiler are unknown
+    operations_.push_back(runtime::traced_operation());
+  }
   node_starts_.push_back(static_cast<uint32_t>(words_.size()));
   const NodeHeader header{node.opcode, static_cast<uint16_t>(node.outputs.size()),
                           static_cast<uint16_t>(node.inputs.size()),

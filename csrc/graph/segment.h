@@ -95,6 +95,8 @@ class Segment {
   const std::vector<RandomScalars>& random_scalars() const { return random_scalars_; }
   const std::vector<std::unique_ptr<HostCall>>& host_calls() const { return host_calls_; }
   std::vector<std::unique_ptr<HostCall>>& host_calls() { return host_calls_; }
+  // While somebody profiles: the op of the host that each Node comes from.
+  const std::vector<int64_t>& operations() const { return operations_; }
   // Where each Node's words begin.
   const std::vector<uint32_t>& node_starts() const { return node_starts_; }
 
@@ -112,6 +114,7 @@ class Segment {
   std::vector<Scalar> scalars_;
   std::vector<RandomScalars> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
+  std::vector<int64_t> operations_;
   std::vector<Block*> blocks_;
 
   struct BufferState {

@@ -234,6 +234,7 @@ struct Launch {
   std::string name;              // the ops it stands for, e.g. "mm+add+gelu"
   std::vector<Touched> touched;  // a Buffer may be there several times
   double flops = 0;              // of matrix products, convolutions and attention
+  int node = 0;                  // the first Node that it computes, as recorded
 };
 
 // Makes a Launch ready for the kernels of this host, once; then runs it, on the calling thread's

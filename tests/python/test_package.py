@@ -3,6 +3,7 @@ saving and copying."""
 
 import copy
 import io
+import json
 import pickle
 
 import pytest
@@ -503,9 +504,46 @@ def test_counters_and_report(counted):
 # ---- profiling ----
 
 
-def test_the_profiler_tells_the_time_of_each_op_on_the_device(capfd):
+def test_a_profile_has_the_kernels_of_the_device_and_the_ops_behind_them(tmp_path):
+    def step():
+        return (x @ x + x).relu().sum().item()
+
     x = torch.randn(256, 256).to("accel")
-    with torch.autograd.profiler.profile(use_device="accel") as profile:
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+    kernels, ops = {}, {}
+    for event in profile.key_averages():
+        on_device = event.device_type == torch.autograd.DeviceType.PrivateUse1
+        (kernels if on_device else ops)[event.key] = event.self_device_time_total
+    assert any(name.startswith("Matmul") for name in kernels) and min(kernels.values()) > 0
+    assert ops["aten::mm"] > 0 and ops["aten::item"] == 0
+    assert sum(ops.values()) == pytest.approx(sum(kernels.values()))  # microseconds
+    path = tmp_path / "trace.json"
+    profile.export_chrome_trace(str(path))
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["name"] for event in events if event.get("cat") == "kernel"} == set(kernels)
+    # And the next one does not begin with what this one saw.
+    with torch.profiler.profile() as profile:
+        x.exp_()
+        torch.accel.synchronize()
+    names = {event.name for event in profile.events()}
+    assert "Exp" in names and not names & set(kernels)
+
+
+def test_a_profile_of_a_compiled_graph(tmp_path):
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: torch.softmax(x @ x, 0), backend="accel")
+    x = torch.randn(64, 64).to("accel")
+    compiled(x)
+    with torch.profiler.profile() as profile:
+        compiled(x).sum().item()
+    assert any(event.name.startswith("Matmul") for event in profile.events())
+
+
+def test_the_profiler_without_kineto_tells_the_time_of_each_op(capfd):
+    x = torch.randn(256, 256).to("accel")
+    with torch.autograd.profiler.profile(use_device="accel", use_kineto=False) as profile:
         (x @ x).relu().sum().item()
     times = {event.key: event.self_device_time_total for event in profile.key_averages()}
     assert times["aten::mm"] > 0 and sum(times.values()) < 60e6  # microseconds

@@ -409,6 +409,22 @@ def fake_quantization(device):
 
 
 @case
+def quantization_aware_training(device):
+    ao = torch.ao.quantization
+    observer = ao.FusedMovingAvgObsFakeQuantize(
+        observer=ao.MovingAveragePerChannelMinMaxObserver,
+        quant_min=-128,
+        quant_max=127,
+        dtype=torch.qint8,
+        qscheme=torch.per_channel_symmetric,
+    ).to(device)
+    x = data(device, 3, 4).requires_grad_()
+    y, z = observer(x), observer(x * 2)
+    (y + z).sum().backward()
+    return y, z, x.grad, observer.scale, observer.zero_point
+
+
+@case
 def masked_tensors(device):
     x = data(device, 4, 5)
     mask = torch.masked.masked_tensor(x, x > 0)

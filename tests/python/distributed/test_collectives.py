@@ -443,6 +443,15 @@ def use_coalescing(place):
     assert (received == total).all().item()
 
 
+def use_the_profiler(place):
+    tensor = torch.ones(1000, device=place.device)
+    with torch.profiler.profile() as profile:
+        dist.all_reduce(tensor)
+        torch.accel.synchronize()
+    events = {event.name: event for event in profile.events()}
+    assert events["accl:all_reduce"].device_type == torch.autograd.DeviceType.PrivateUse1
+
+
 def use_premultiplied_sums(place):
     tensor = torch.full((100,), 2.0, device=place.device, dtype=torch.bfloat16)
     dist.all_reduce(tensor, dist._make_nccl_premul_sum(0.5 + place.rank))
@@ -497,7 +506,7 @@ def use_sparse_tensors(place):
 
 @pytest.mark.parametrize(
     "case",
-    [use_futures, use_coalescing, use_premultiplied_sums, use_sparse_tensors],
+    [use_futures, use_coalescing, use_the_profiler, use_premultiplied_sums, use_sparse_tensors],
     ids=lambda case: case.__name__,
 )
 def test_case(ranks, case):
