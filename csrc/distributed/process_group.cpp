@@ -74,7 +74,7 @@ class OperationCommand final : public runtime::Command {
     }
     note_ended(flight_);
     if (is_traced) {
-      runtime::trace(stream_, std::string("accl:") + name_of(operation_.kind), begin, traced_);
+      runtime::trace(stream_, name_of(operation_.kind), begin, traced_);
     }
   }
 
