@@ -236,14 +236,15 @@ void view_op(const HostSchema& schema, const HostArguments& arguments, Stack* st
 // --- recording -----------------------------------------------------------------------------------
 
 // The calls that have run before without an error. A CPU kernel that refuses a dtype says so only
-// when it runs: the first run of each operator and dtypes is waited for, so that the error is
-// raised at the call. Where nothing is to be written it runs at the call, once for equal arguments.
+// when it runs, and some run otherwise for tensors without dimensions: the first run of each
+// operator and dtypes is waited for, so that the error is raised at the call. Where nothing is to
+// be written it runs at the call, once for equal arguments.
 class FirstRuns {
  public:
   static uint64_t key_of_dtypes(const HostSchema& schema, const HostArguments& arguments) {
     uint64_t key = reinterpret_cast<uintptr_t>(&schema);
     for (const HostTensor& tensor : arguments.tensors()) {
-      key = graph::mix(key, static_cast<uint64_t>(tensor.dtype));
+      key = graph::mix(key, static_cast<uint64_t>(tensor.dtype) << 1 | tensor.sizes.empty());
     }
     return key;
   }

@@ -289,6 +289,12 @@ Tensor scaled_slope(const Tensor& slope, const Tensor& grad, int64_t reduction) 
   return product.mul(1 / static_cast<double>(slope.numel()));
 }
 
+// Booleans count as 0 and 1.
+Tensor difference_of(const Tensor& self, const Tensor& target) {
+  const ScalarType dtype = at::result_type(self, target);
+  return self.to(dtype).sub(target.to(dtype));
+}
+
 void check_loss(const char* kernel, const Tensor& self, const Tensor& target) {
   const ScalarType dtype = at::result_type(self, target);
   TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(dtype), "\"", kernel, "\" not implemented for '",
@@ -299,7 +305,7 @@ void check_loss(const char* kernel, const Tensor& self, const Tensor& target) {
 Tensor smooth_l1_loss(const Tensor& self, const Tensor& target, int64_t reduction, double beta) {
   TORCH_CHECK(beta >= 0, "smooth_l1_loss does not support negative values for beta.");
   check_loss("smooth_l1_cpu", self, target);
-  const Tensor distance = self.sub(target).abs();
+  const Tensor distance = difference_of(self, target).abs();
   if (beta == 0) return reduced(distance, reduction);
   const Tensor near = distance.mul(distance).mul(0.5 / beta);
   return reduced(at::where(distance.lt(beta), near, distance.sub(0.5 * beta)), reduction);
@@ -307,7 +313,7 @@ Tensor smooth_l1_loss(const Tensor& self, const Tensor& target, int64_t reductio
 
 Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
                                int64_t reduction, double beta) {
-  const Tensor difference = self.sub(target);
+  const Tensor difference = difference_of(self, target);
   const Tensor slope = beta == 0 ? difference.sign() : difference.div(beta).clamp(-1, 1);
   return scaled_slope(slope, grad, reduction);
 }
@@ -316,14 +322,14 @@ Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& self, const Ten
 Tensor huber_loss(const Tensor& self, const Tensor& target, int64_t reduction, double delta) {
   TORCH_CHECK(delta > 0, "huber_loss does not support non-positive values for delta.");
   check_loss("huber_cpu", self, target);
-  const Tensor distance = self.sub(target).abs();
+  const Tensor distance = difference_of(self, target).abs();
   const Tensor near = distance.mul(distance).mul(0.5), far = distance.sub(0.5 * delta).mul(delta);
   return reduced(at::where(distance.le(delta), near, far), reduction);
 }
 
 Tensor huber_loss_backward(const Tensor& grad, const Tensor& self, const Tensor& target,
                            int64_t reduction, double delta) {
-  return scaled_slope(self.sub(target).clamp(-delta, delta), grad, reduction);
+  return scaled_slope(difference_of(self, target).clamp(-delta, delta), grad, reduction);
 }
 
 // --- binary cross-entropy ------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <ATen/native/Resize.h>
 #include <ATen/ops/empty_like.h>
 
+#include <list>
 #include <mutex>
 
 #include <c10/core/DeviceGuard.h>
@@ -73,6 +74,26 @@ int64_t offset_in(const runtime::Block& block, const Tensor& tensor) {
          (base ? base - block.address : 0);
 }
 
+namespace {
+
+// A number becomes one of the tensor's dtype before anything is computed.
+int64_t wrapped(int64_t value, ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return static_cast<uint8_t>(value);
+    case ScalarType::Char:
+      return static_cast<int8_t>(value);
+    case ScalarType::Short:
+      return static_cast<int16_t>(value);
+    case ScalarType::Int:
+      return static_cast<int32_t>(value);
+    default:
+      return value;
+  }
+}
+
+}  // namespace
+
 Scalar scalar_of(const at::Scalar& value, ScalarType compute) {
   Scalar scalar;
   if (at::isFloatingType(compute)) {
@@ -80,7 +101,9 @@ Scalar scalar_of(const at::Scalar& value, ScalarType compute) {
   } else if (compute == ScalarType::Bool) {
     scalar.i = value.to<bool>();
   } else {
-    scalar.i = value.isFloatingPoint() ? static_cast<int64_t>(value.toDouble()) : value.toLong();
+    const int64_t whole =
+        value.isFloatingPoint() ? static_cast<int64_t>(value.toDouble()) : value.toLong();
+    scalar.i = wrapped(whole, compute);
   }
   return scalar;
 }
@@ -179,6 +202,58 @@ Recording& Recording::host_call(std::unique_ptr<graph::HostCall> call) {
   return *this;
 }
 
+namespace {
+
+// Whether the elements of a view lie one behind the other.
+bool is_dense(const graph::ViewSpec& view) {
+  int64_t step = 1;
+  for (int d = view.dims; d-- > 0;) {
+    if (view.sizes[d] != 1 && view.strides[d] != step) return false;
+    step *= view.sizes[d];
+  }
+  return true;
+}
+
+void record_copy(int device, const graph::ViewSpec& to, const graph::ViewSpec& from) {
+  const auto dtype = static_cast<uint64_t>(to.dtype);
+  graph::NodeSpec node{Opcode::Copy, {&to, 1}, {&from, 1}, {&dtype, 1}};
+  graph::record(device, node);
+}
+
+// Views of more dimensions than a vector program walks, unless they are dense, are computed in
+// dense memory: what is read is copied there, and what is written, back.
+class DenseTwins {
+ public:
+  explicit DenseTwins(int device) : device_(device) {}
+
+  static bool needs(const graph::ViewSpec& view) {
+    return view.dims > kernels::vector::kMaxDims && !is_dense(view);
+  }
+  void replace(graph::ViewSpec& view, bool is_written) {
+    const c10::DeviceGuard guard(c10::Device(c10::kPrivateUse1, static_cast<int8_t>(device_)));
+    const graph::ViewSpec original = view;
+    const Tensor& twin = twins_.emplace_back(at::detail::empty_generic(
+        {view.sizes, static_cast<size_t>(view.dims)}, c10::GetAllocator(c10::kPrivateUse1),
+        c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), static_cast<ScalarType>(view.dtype),
+        std::nullopt));
+    view.block = block_of(twin);
+    view.strides = twin.strides().data();
+    view.offset = 0;
+    record_copy(device_, view, original);
+    if (is_written) back_.emplace_back(original, view);
+  }
+  void write_back() const {
+    for (const auto& [original, twin] : back_) record_copy(device_, original, twin);
+  }
+
+ private:
+  const int device_;
+  std::list<Tensor> twins_;
+  std::vector<std::pair<graph::ViewSpec, graph::ViewSpec>> back_;
+};
+
+}  // namespace
+
 void Recording::record() {
   c10::SmallVector<graph::ViewSpec, 8> outputs, inputs;
   bool writes = opcode_ == Opcode::Host;
@@ -199,6 +274,18 @@ void Recording::record() {
     writes |= elements > 0;
   }
   if (!writes) return;
+  DenseTwins twins(device_);
+  const bool only_moves = opcode_ == Opcode::Copy && outputs[0].dtype == inputs[0].dtype;
+  if (opcode_ <= Opcode::LayerNormBackwardParameters && !only_moves) {
+    for (graph::ViewSpec& view : inputs) {
+      if (DenseTwins::needs(view)) [[unlikely]]
+        twins.replace(view, /*is_written=*/false);
+    }
+    for (graph::ViewSpec& view : outputs) {
+      if (DenseTwins::needs(view)) [[unlikely]]
+        twins.replace(view, /*is_written=*/true);
+    }
+  }
   graph::NodeSpec node{opcode_,
                        {outputs.data(), outputs.size()},
                        {inputs.data(), inputs.size()},
@@ -207,6 +294,7 @@ void Recording::record() {
                        {random_.data(), random_.size()},
                        std::move(host_call_)};
   graph::record(device_, node);
+  twins.write_back();
 }
 
 void record_copy(const Tensor& to, const Tensor& from) {

@@ -67,7 +67,11 @@ class Lowering {
   Value truth(size_t i) { return builder_.convert(raw(i, domain_), Lane::Bool); }
   Value logic(Op code, Value a, Value b = -1) { return builder_.apply(code, Lane::Bool, a, b); }
 
-  void out(Value value) { out(0, value, domain_); }
+  // out= of another dtype gets what the op makes in its own.
+  void out(Value value) {
+    const bool is_own = builder_.lane(value) == lane_ && node_.outputs[0].dtype != compute_;
+    out(0, is_own ? builder_.cast(value, compute_) : value, domain_);
+  }
   void out(size_t i, Value value, Domain domain) {
     if (i < node_.outputs.size()) builder_.output(node_.outputs[i], domain, value);
   }

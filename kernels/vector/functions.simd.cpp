@@ -119,7 +119,11 @@ ACCEL_INLINE VectorF32 gelu_tanh(VectorF32 x) {
   return x / (1.0f + exp(exponent));
 }
 
+// Below, the slope is zero, but for factors that overflow.
+constexpr double kLeastForSlope = -64;
+
 double c_gelu_tanh_slope(double x) {
+  if (x < kLeastForSlope) x = kLeastForSlope;
   const double square = x * x;
   const double exponent = x * (square * kMinusTwiceBetaKappa + kMinusTwiceBeta);
   const double power = ::exp(exponent > kLargestExponent ? kLargestExponent : exponent);
@@ -128,6 +132,8 @@ double c_gelu_tanh_slope(double x) {
          x * (power * share * share) * (square * 3 * kMinusTwiceBetaKappa + kMinusTwiceBeta);
 }
 ACCEL_INLINE VectorF32 gelu_tanh_slope(VectorF32 x) {
+  constexpr auto kLeast = static_cast<float>(kLeastForSlope);
+  x = x < kLeast ? splat<VectorF32>(kLeast) : x;
   const VectorF32 square = x * x;
   VectorF32 exponent = x * fma(square, static_cast<float>(kMinusTwiceBetaKappa),
                                static_cast<float>(kMinusTwiceBeta));
