@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstring>
 
 #include <c10/util/Exception.h>
 
@@ -55,17 +56,43 @@ class SegmentCommand final : public runtime::Command {
   void run() override {
     std::vector<char*> addresses;
     for (size_t i = 0; i < segment_->buffers(); ++i) {
-      addresses.push_back(static_cast<char*>(runtime::host_pointer(segment_->block(i)->address)));
+      Block& block = *segment_->block(i);
+      addresses.push_back(static_cast<char*>(runtime::host_pointer(block.address)));
+      if (block.lost.load(std::memory_order_relaxed) && segment_->written(i)) block.lost = false;
     }
-    run_plan(stream_, *plan(),
-             {addresses.data(), segment_->offsets().data(), segment_->scalars().data(),
-              segment_->host_calls().data(), nullptr},
-             segment_->operations());
+    const std::shared_ptr<const Plan> plan = this->plan();
+    size_t done = 0;
+    try {
+      run_plan(stream_, *plan,
+               {addresses.data(), segment_->offsets().data(), segment_->scalars().data(),
+                segment_->host_calls().data(), nullptr},
+               segment_->operations(), done);
+    } catch (...) {
+      lose_outputs(*plan, done);
+      throw;
+    }
+  }
+
+  void skip() override {
+    for (const int32_t buffer : segment_->fresh()) lose(*segment_->block(buffer));
   }
 
   size_t bytes() const override { return segment_->bytes(); }
 
  private:
+  // What the Launches from `first` on should have been the first to write.
+  void lose_outputs(const Plan& plan, size_t first) const {
+    const std::vector<int32_t>& fresh = segment_->fresh();
+    for (size_t i = first; i < plan.launches.size(); ++i) {
+      for (const runtime::Touched& touched : plan.launches[i].touched) {
+        // In the order of their numbers.
+        if (touched.written && std::binary_search(fresh.begin(), fresh.end(), touched.buffer)) {
+          lose(*segment_->block(touched.buffer));
+        }
+      }
+    }
+  }
+
   std::shared_ptr<const Plan> plan() const {
     // With ACCEL_FUSION=0 every Segment is one Node, and its Plan is cached like any other.
     if (planning_ == Planning::Together || !fusion_enabled()) return plan_cache().get(*segment_);
@@ -92,7 +119,7 @@ int64_t operation_of(const runtime::Launch& launch, std::span<const int64_t> ope
 }  // namespace
 
 void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments,
-              std::span<const int64_t> operations) {
+              std::span<const int64_t> operations, size_t& done) {
   kernels::Fault fault;
   arguments.fault = &fault;
   runtime::Driver& driver = runtime::driver();
@@ -108,8 +135,14 @@ void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments argu
     if (fault.raised.load(std::memory_order_relaxed)) [[unlikely]] {
       raise(fault, launch.name);
     }
+    ++done;
   }
   count(Counter::Launches, static_cast<int64_t>(plan.launches.size()));
+}
+
+void lose(Block& block) {
+  std::memset(runtime::host_pointer(block.address), 0xff, block.size);
+  block.lost.store(true, std::memory_order_release);
 }
 
 std::unique_ptr<runtime::Command> make_segment_command(runtime::Stream& stream,

@@ -16,7 +16,11 @@ std::unique_ptr<runtime::Command> make_segment_command(runtime::Stream& stream,
 
 // Runs the Launches of a Plan on the stream's worker. Raises what a kernel finds. `operations`: for
 // a profiler, the op of the host behind each Node, or behind all from the last one on; or nothing.
+// `done`: counts the Launches that have ended.
 void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments arguments,
-              std::span<const int64_t> operations);
+              std::span<const int64_t> operations, size_t& done);
+
+// Of a Block whose first content is not computed: nothing of what was there before shows.
+void lose(Block& block);
 
 }  // namespace accel::graph

@@ -246,6 +246,10 @@ void wait_for(runtime::Block& block, const char* reason) {
   count_op("read", reason);
   if (auto* recorder = static_cast<Recorder*>(block.writer.load(std::memory_order_acquire))) {
     recorder->wait_for(block, reason);
+    TORCH_CHECK(
+        !block.lost.load(std::memory_order_acquire), reason,
+        ": the tensor has no value: an operation before it had failed, and what followed on "
+        "its stream was skipped");
   }
 }
 

@@ -25,13 +25,14 @@ Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(
 // One run on its way through the stream. Its Blocks are its own until it has run.
 class Region::Run final : public runtime::Command {
  public:
-  // rests: of the Blocks that outputs were cut out of.
+  // rests: of the Blocks that outputs were cut out of. made: the outputs that are new.
   Run(std::shared_ptr<const Region> region, std::shared_ptr<const Placement> placement,
       runtime::Stream& stream, std::span<const Given> given,
-      std::vector<runtime::BlockReference> rests)
+      std::vector<runtime::BlockReference> rests, std::vector<Block*> made)
       : region_(std::move(region)),
         stream_(stream),
         blocks_(std::move(rests)),
+        made_(std::move(made)),
         bytes_(placement->workspace),
         scalars_(region_->scalars_) {
     blocks_.reserve(blocks_.size() + given.size());
@@ -63,10 +64,20 @@ class Region::Run final : public runtime::Command {
   }
 
   void run() override {
-    run_plan(stream_, region_->plan_,
-             {addresses_.data(), region_->offsets_.data(), scalars_.data(),
-              region_->host_calls_.data(), nullptr},
-             {&operation_, 1});
+    size_t done = 0;
+    try {
+      run_plan(stream_, region_->plan_,
+               {addresses_.data(), region_->offsets_.data(), scalars_.data(),
+                region_->host_calls_.data(), nullptr},
+               {&operation_, 1}, done);
+    } catch (...) {
+      skip();
+      throw;
+    }
+  }
+
+  void skip() override {
+    for (Block* block : made_) lose(*block);
   }
 
   // With what the user has let go of: a host that runs ahead of a backward must not make the next
@@ -89,6 +100,7 @@ class Region::Run final : public runtime::Command {
   const std::shared_ptr<const Region> region_;
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
+  const std::vector<Block*> made_;  // each among blocks_ too
   runtime::BlockReference workspace_;
   size_t bytes_;
   std::vector<char*> addresses_;
@@ -275,9 +287,11 @@ void Region::run(runtime::Stream& stream, std::span<Given> given) const {
     if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
   }
   count(Counter::Regions);
-  recorder_of(stream).submit(
-      std::make_unique<Run>(shared_from_this(), placement, stream, given, std::move(outputs.rests)),
-      written);
+  std::vector<Block*> made;
+  for (const auto& block : outputs.made) made.push_back(block.get());
+  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), placement, stream, given,
+                                                   std::move(outputs.rests), std::move(made)),
+                             written);
   for (auto& block : outputs.made) block.release();  // the caller's now
 }
 

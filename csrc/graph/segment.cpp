@@ -51,6 +51,7 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
     if (written && !block->writer.load(std::memory_order_relaxed)) {
       // What has a writer already was charged to an earlier Segment.
       bytes_ += block->size;
+      if (!block->filled_by_host) fresh_.push_back(number);
       if (capture_ != 0 && !block->filled_by_host && block->first_capture == 0) {
         block->first_capture = capture_;
       }

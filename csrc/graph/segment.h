@@ -87,6 +87,9 @@ class Segment {
     return capture_ != 0 && blocks_[buffer]->first_capture.load() == capture_;
   }
   size_t buffers() const { return blocks_.size(); }
+  bool written(size_t buffer) const { return states_[buffer].written; }
+  // The Buffers that had no content before it.
+  const std::vector<int32_t>& fresh() const { return fresh_; }
   Block* block(size_t buffer) const { return blocks_[buffer]; }
   const std::vector<int64_t>& offsets() const { return offsets_; }
   const std::vector<int32_t>& view_buffers() const { return view_buffers_; }
@@ -115,6 +118,7 @@ class Segment {
   std::vector<RandomScalars> random_scalars_;
   std::vector<std::unique_ptr<HostCall>> host_calls_;
   std::vector<int64_t> operations_;
+  std::vector<int32_t> fresh_;
   std::vector<Block*> blocks_;
 
   struct BufferState {

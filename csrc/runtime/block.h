@@ -34,6 +34,9 @@ struct Block {
   std::atomic<bool> filled_by_host{false};
   // The capture whose Nodes were the first to write it; 0: none.
   std::atomic<uint64_t> first_capture{0};
+  // What should have been its first content was not computed, because an operation before that had
+  // failed. All its bits are set (NaN, -1), and the host's reading it is an error.
+  std::atomic<bool> lost{false};
   // Whether anybody but the user and the work queued on the stream of its writer has ever held it.
   // While nobody has, its end is a matter of that stream's order alone.
   std::atomic<bool> held_elsewhere{false};

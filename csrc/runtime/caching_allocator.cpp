@@ -27,6 +27,7 @@ void begin_life(Block& block, bool user_alive) {
   block.write_sequence.store(0, std::memory_order_relaxed);
   block.filled_by_host.store(false, std::memory_order_relaxed);
   block.first_capture.store(0, std::memory_order_relaxed);
+  block.lost.store(false, std::memory_order_relaxed);
   block.held_elsewhere.store(false, std::memory_order_relaxed);
 }
 

@@ -774,6 +774,42 @@ def test_what_follows_a_fault_is_skipped_until_it_is_reported():
     assert x.tolist() in ([10, 10, 10], [11, 11, 11])
 
 
+NO_VALUE = "has no value: an operation before it had failed"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x + 1,
+        lambda x: (x + 1).sum(),
+        lambda x: torch.arange(1000, device=x.device),
+        lambda x: torch.linalg.matrix_power(x.view(10, 100) @ x.view(100, 10), 3),
+        torch.compile(lambda x: x * 2 + 1, backend="accel"),
+    ],
+    ids=["add", "sum", "arange", "host op", "compiled"],
+)
+def test_what_was_never_computed_cannot_be_read(make):
+    before = torch.ones(1000, device="accel")
+    expected = make(before).clone()
+    junk = [torch.full((1000,), 7.0, device="accel") for _ in range(20)]
+    torch.accel.synchronize()
+    del junk  # what lies in memory that is used again
+    bad = BAD_INDICES["embedding"](torch.tensor([99], device="accel"))
+    results = [bad, make(before)]
+    with pytest.raises(IndexError, match="99 is out of range"):
+        torch.accel.synchronize()
+    for result in results:
+        for read in (torch.Tensor.tolist, torch.Tensor.cpu, repr):
+            with pytest.raises(RuntimeError, match=NO_VALUE):
+                read(result)
+        # Nor does what is computed from it look like a value.
+        derived = (result + 0).flatten()
+        assert (derived.isnan() if derived.is_floating_point() else derived == -1).all().item()
+        result.fill_(3)
+        assert (result == 3).all().item()
+    assert torch.equal(make(before), expected) and (before == 1).all().item()
+
+
 def test_out_of_memory_tells_the_figures_and_harms_nothing():
     total = torch.accel.mem_get_info()[1]
     kept = torch.ones(1000, device="accel")
