@@ -516,7 +516,7 @@ Tensor& masked_fill_(Tensor& self, const Tensor& mask, const at::Scalar& value) 
       .input(self)
       .input(mask, self.sizes())
       .attribute(self.scalar_type())
-      .scalar(scalar_of(value, self.scalar_type()))
+      .scalar(checked_scalar_of(value, self.scalar_type()))
       .record();
   return self;
 }
@@ -546,7 +546,7 @@ void record_fill(const Tensor& self, const at::Scalar& value) {
   Recording(Opcode::Fill)
       .output(self)
       .attribute(self.scalar_type())
-      .scalar(scalar_of(value, self.scalar_type()))
+      .scalar(checked_scalar_of(value, self.scalar_type()))
       .record();
 }
 
@@ -595,8 +595,12 @@ Output clamp_bounds(const Tensor& out, const Tensor& self, const std::optional<a
   const Opcode opcode = low && high ? Opcode::Clamp : low ? Opcode::ClampMin : Opcode::ClampMax;
   Recording recording(opcode);
   recording.output(*result).input(self, result->sizes()).attribute(compute);
-  if (low) recording.scalar(scalar_of(*low, compute));
-  if (high) recording.scalar(scalar_of(*high, compute));
+  // Of floating dtypes, other devices clamp to bounds that the dtype does not hold.
+  const auto bound = at::isIntegralType(compute, false)
+                         ? checked_scalar_of
+                         : static_cast<Scalar (*)(const at::Scalar&, ScalarType)>(scalar_of);
+  if (low) recording.scalar(bound(*low, compute));
+  if (high) recording.scalar(bound(*high, compute));
   recording.record();
   return result;
 }

@@ -1,5 +1,6 @@
 #include "csrc/aten/recording.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/native/Resize.h>
@@ -106,6 +107,12 @@ Scalar scalar_of(const at::Scalar& value, ScalarType compute) {
     scalar.i = wrapped(whole, compute);
   }
   return scalar;
+}
+
+Scalar checked_scalar_of(const at::Scalar& value, ScalarType dtype) {
+  AT_DISPATCH_ALL_TYPES_AND3(ScalarType::Half, ScalarType::BFloat16, ScalarType::Bool, dtype,
+                             "scalar", [&] { static_cast<void>(value.to<scalar_t>()); });
+  return scalar_of(value, dtype);
 }
 
 Scalar scalar_of(double value) {
@@ -326,13 +333,13 @@ Tensor empty_elementwise(std::initializer_list<const Tensor*> operands, IntArray
                          ScalarType dtype) {
   const Tensor* first = nullptr;
   bool contiguous = true;
-  at::TensorIteratorConfig config;
   for (const Tensor* operand : operands) {
     if (!operand->defined() || !operand->device().is_privateuseone()) continue;
     if (first == nullptr) first = operand;
     contiguous = contiguous && operand->is_contiguous();
   }
   if (contiguous) return empty_on(*first, sizes, dtype);
+  at::TensorIteratorConfig config;
   config.check_all_same_dtype(false)
       .declare_static_dtype_and_device(dtype, first->device())
       .add_owned_output(Tensor());

@@ -57,6 +57,8 @@ int64_t offset_in(const runtime::Block& block, const Tensor& tensor);
 
 // A number as a vector program takes it in a compute dtype: floating in d, integer and bool in i.
 Scalar scalar_of(const at::Scalar& value, ScalarType compute);
+// Of ops that refuse a number which the dtype does not hold, in PyTorch's words.
+Scalar checked_scalar_of(const at::Scalar& value, ScalarType dtype);
 Scalar scalar_of(double value);
 Scalar scalar_of(int64_t value);
 // The value of a 0-dimensional CPU Tensor.

@@ -15,6 +15,7 @@
 #include "csrc/distributed/host_transport.h"
 #include "csrc/distributed/monitored_barrier.h"
 #include "csrc/distributed/shared_transport.h"
+#include "csrc/graph/executor.h"
 #include "csrc/graph/recorder.h"
 #include "csrc/runtime/address.h"
 #include "csrc/runtime/process.h"
@@ -49,11 +50,14 @@ class OperationCommand final : public runtime::Command {
  public:
   OperationCommand(Operation operation, std::shared_ptr<Transport> transport,
                    std::shared_ptr<Outcome> outcome, std::vector<runtime::BlockReference> blocks,
+                   std::vector<runtime::Block*> fresh, std::vector<runtime::Block*> overwritten,
                    const runtime::Stream& stream, int rank, uint64_t flight)
       : operation_(std::move(operation)),
         transport_(std::move(transport)),
         outcome_(std::move(outcome)),
         blocks_(std::move(blocks)),
+        fresh_(std::move(fresh)),
+        overwritten_(std::move(overwritten)),
         stream_(stream),
         rank_(rank),
         flight_(flight) {}
@@ -71,6 +75,9 @@ class OperationCommand final : public runtime::Command {
     } catch (...) {
       set_failure(std::current_exception());
       throw;
+    }
+    for (runtime::Block* block : overwritten_) {
+      if (block->lost.load(std::memory_order_relaxed)) block->lost = false;
     }
     note_ended(flight_);
     if (is_traced) {
@@ -91,6 +98,7 @@ class OperationCommand final : public runtime::Command {
 
  private:
   void set_failure(const std::exception_ptr& failure) {
+    for (runtime::Block* block : fresh_) graph::lose(*block);
     {
       std::lock_guard lock(outcome_->mutex);
       outcome_->failure = failure;
@@ -102,6 +110,8 @@ class OperationCommand final : public runtime::Command {
   const std::shared_ptr<Transport> transport_;
   const std::shared_ptr<Outcome> outcome_;
   const std::vector<runtime::BlockReference> blocks_;
+  // Among those: what gets its first content here, and what gets all of its content here.
+  const std::vector<runtime::Block*> fresh_, overwritten_;
   const runtime::Stream& stream_;
   const int rank_;
   const uint64_t flight_;
@@ -221,7 +231,11 @@ class Call {
       back_.emplace_back(tensor, dense);
     }
     operation.outputs.push_back(piece(dense));
-    if (runtime::Block* block = aten::block_of(dense)) written_.push_back(block);
+    if (runtime::Block* block = aten::block_of(dense)) {
+      written_.push_back(block);
+      if (!block->has_content()) fresh_.push_back(block);
+      if (reads == Reads::No && dense.nbytes() >= block->requested) overwritten_.push_back(block);
+    }
   }
   void outputs(const Tensor& tensor, const std::vector<int64_t>& elements) {
     output(tensor);
@@ -263,9 +277,9 @@ class Call {
                        uint64_t flight) {
     Work::Part part{std::make_shared<runtime::Event>(), std::make_shared<Outcome>()};
     static_cast<graph::Recorder*>(stream.tail())
-        ->submit(std::make_unique<OperationCommand>(std::move(operation), std::move(transport),
-                                                    part.outcome, std::move(blocks_), stream,
-                                                    group_.getRank(), flight),
+        ->submit(std::make_unique<OperationCommand>(
+                     std::move(operation), std::move(transport), part.outcome, std::move(blocks_),
+                     std::move(fresh_), std::move(overwritten_), stream, group_.getRank(), flight),
                  written_);
     if (!back_.empty()) {
       const c10::StreamGuard guard(runtime::to_c10(stream));
@@ -329,7 +343,7 @@ class Call {
   size_t inputs_ = 0;
   std::vector<std::pair<Tensor, Tensor>> back_;
   std::vector<runtime::BlockReference> blocks_;
-  std::vector<runtime::Block*> written_;
+  std::vector<runtime::Block*> written_, fresh_, overwritten_;
 };
 
 // ---- the profiler ----

@@ -56,9 +56,7 @@ class SegmentCommand final : public runtime::Command {
   void run() override {
     std::vector<char*> addresses;
     for (size_t i = 0; i < segment_->buffers(); ++i) {
-      Block& block = *segment_->block(i);
-      addresses.push_back(static_cast<char*>(runtime::host_pointer(block.address)));
-      if (block.lost.load(std::memory_order_relaxed) && segment_->written(i)) block.lost = false;
+      addresses.push_back(static_cast<char*>(runtime::host_pointer(segment_->block(i)->address)));
     }
     const std::shared_ptr<const Plan> plan = this->plan();
     size_t done = 0;
@@ -71,6 +69,10 @@ class SegmentCommand final : public runtime::Command {
       lose_outputs(*plan, done);
       throw;
     }
+    for (size_t i = 0; i < segment_->buffers(); ++i) {
+      Block& block = *segment_->block(i);
+      if (block.lost.load(std::memory_order_relaxed) && segment_->overwrites(i)) block.lost = false;
+    }
   }
 
   void skip() override {
@@ -82,13 +84,13 @@ class SegmentCommand final : public runtime::Command {
  private:
   // What the Launches from `first` on should have been the first to write.
   void lose_outputs(const Plan& plan, size_t first) const {
-    const std::vector<int32_t>& fresh = segment_->fresh();
-    for (size_t i = first; i < plan.launches.size(); ++i) {
+    std::vector<bool> has_no_content(segment_->buffers());
+    for (const int32_t buffer : segment_->fresh()) has_no_content[buffer] = true;
+    for (size_t i = 0; i < plan.launches.size(); ++i) {
       for (const runtime::Touched& touched : plan.launches[i].touched) {
-        // In the order of their numbers.
-        if (touched.written && std::binary_search(fresh.begin(), fresh.end(), touched.buffer)) {
-          lose(*segment_->block(touched.buffer));
-        }
+        if (!touched.written || !has_no_content[touched.buffer]) continue;
+        has_no_content[touched.buffer] = false;
+        if (i >= first) lose(*segment_->block(touched.buffer));
       }
     }
   }

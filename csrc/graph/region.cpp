@@ -25,14 +25,17 @@ Recorder& recorder_of(runtime::Stream& stream) { return *static_cast<Recorder*>(
 // One run on its way through the stream. Its Blocks are its own until it has run.
 class Region::Run final : public runtime::Command {
  public:
-  // rests: of the Blocks that outputs were cut out of. made: the outputs that are new.
+  // rests: of the Blocks that outputs were cut out of. fresh: what gets its first content here;
+  // overwritten: what gets all of its content here.
   Run(std::shared_ptr<const Region> region, std::shared_ptr<const Placement> placement,
       runtime::Stream& stream, std::span<const Given> given,
-      std::vector<runtime::BlockReference> rests, std::vector<Block*> made)
+      std::vector<runtime::BlockReference> rests, std::vector<Block*> fresh,
+      std::vector<Block*> overwritten)
       : region_(std::move(region)),
         stream_(stream),
         blocks_(std::move(rests)),
-        made_(std::move(made)),
+        fresh_(std::move(fresh)),
+        overwritten_(std::move(overwritten)),
         bytes_(placement->workspace),
         scalars_(region_->scalars_) {
     blocks_.reserve(blocks_.size() + given.size());
@@ -74,10 +77,13 @@ class Region::Run final : public runtime::Command {
       skip();
       throw;
     }
+    for (Block* block : overwritten_) {
+      if (block->lost.load(std::memory_order_relaxed)) block->lost = false;
+    }
   }
 
   void skip() override {
-    for (Block* block : made_) lose(*block);
+    for (Block* block : fresh_) lose(*block);
   }
 
   // With what the user has let go of: a host that runs ahead of a backward must not make the next
@@ -100,7 +106,7 @@ class Region::Run final : public runtime::Command {
   const std::shared_ptr<const Region> region_;
   runtime::Stream& stream_;
   std::vector<runtime::BlockReference> blocks_;
-  const std::vector<Block*> made_;  // each among blocks_ too
+  const std::vector<Block*> fresh_, overwritten_;  // which the Region keeps, or blocks_
   runtime::BlockReference workspace_;
   size_t bytes_;
   std::vector<char*> addresses_;
@@ -134,6 +140,7 @@ Region::Region(int device, Segment& segment, std::span<Block* const> given,
       buffer = {Home::Kept, static_cast<int64_t>(kept_.size())};
       kept_.emplace_back(block);
     }
+    buffer.overwritten = segment.overwrites(i);
     graph.live[i] = buffer.home != Home::Nowhere;
   }
   for (const Node& node : graph.nodes) {
@@ -280,18 +287,23 @@ void Region::run(runtime::Stream& stream, std::span<Given> given) const {
   }
   const std::shared_ptr<const Placement> placement = placement_for(donated);
   Outputs outputs = make_outputs(*placement, given);
+  std::vector<Block*> fresh, overwritten;
   for (const Buffer& buffer : buffers_) {
     if (!buffer.written) continue;
     const auto place = static_cast<size_t>(buffer.place);
-    if (buffer.home == Home::Given && given[place].block) written.push_back(given[place].block);
-    if (buffer.home == Home::Kept) written.push_back(kept_[place].get());
+    Block* block = buffer.home == Home::Given  ? given[place].block
+                   : buffer.home == Home::Kept ? kept_[place].get()
+                                               : nullptr;
+    if (block == nullptr) continue;
+    written.push_back(block);
+    if (buffer.overwritten) overwritten.push_back(block);
+    if (!block->has_content()) fresh.push_back(block);
   }
   count(Counter::Regions);
-  std::vector<Block*> made;
-  for (const auto& block : outputs.made) made.push_back(block.get());
-  recorder_of(stream).submit(std::make_unique<Run>(shared_from_this(), placement, stream, given,
-                                                   std::move(outputs.rests), std::move(made)),
-                             written);
+  recorder_of(stream).submit(
+      std::make_unique<Run>(shared_from_this(), placement, stream, given, std::move(outputs.rests),
+                            std::move(fresh), std::move(overwritten)),
+      written);
   for (auto& block : outputs.made) block.release();  // the caller's now
 }
 

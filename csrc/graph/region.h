@@ -61,6 +61,7 @@ class Region : public std::enable_shared_from_this<Region> {
     Home home = Home::Nowhere;
     int64_t place = 0;  // among the given ones, the kept ones, or the temporaries
     bool written = false;
+    bool overwritten = false;  // as Segment::overwrites()
   };
   // What a run gives, as it was at the capture.
   struct GivenBlock {

@@ -47,11 +47,12 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
     table_[slot] = {block, number};
     retain(*block);
     blocks_.push_back(block);
-    states_.push_back({view.offset, written, false});
+    states_.push_back({view.offset, written});
+    states_.back().read = !written;
     if (written && !block->writer.load(std::memory_order_relaxed)) {
       // What has a writer already was charged to an earlier Segment.
       bytes_ += block->size;
-      if (!block->filled_by_host) fresh_.push_back(number);
+      if (!block->has_content()) fresh_.push_back(number);
       if (capture_ != 0 && !block->filled_by_host && block->first_capture == 0) {
         block->first_capture = capture_;
       }
@@ -71,6 +72,7 @@ int32_t Segment::number(const ViewSpec& view, bool written) {
   const int32_t number = table_[slot].number;
   BufferState& state = states_[number];
   state.written |= written;
+  state.read |= !written;
   state.several_views |= view.offset != state.first_offset;
   return number;
 }
@@ -126,6 +128,7 @@ uint64_t Segment::append(NodeSpec& node) {
     previous_dims = view.dims;
   };
   for (const ViewSpec& view : node.outputs) append_view(view, true);
+  note_overwritten(node);
   for (const ViewSpec& view : node.inputs) append_view(view, false);
   if (capture_ != 0) {
     for (const RandomScalars& random : node.random) {
@@ -138,6 +141,21 @@ uint64_t Segment::append(NodeSpec& node) {
   if (node.host_call) host_calls_.push_back(std::move(node.host_call));
   hash_ = mix(mix(hash_, content), key);
   return content;
+}
+
+void Segment::note_overwritten(const NodeSpec& node) {
+  const size_t first = view_buffers_.size() - node.outputs.size();
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    const ViewSpec& view = node.outputs[i];
+    if (!view.block || states_[view_buffers_[first + i]].read) continue;
+    auto bytes = static_cast<int64_t>(kernels::size_of(view.dtype));
+    for (int d = 0; d < view.dims; ++d) bytes *= view.sizes[d];
+    const bool is_read = std::any_of(node.inputs.begin(), node.inputs.end(),
+                                     [&](const ViewSpec& in) { return in.block == view.block; });
+    if (!is_read && bytes >= static_cast<int64_t>(view.block->requested)) {
+      states_[view_buffers_[first + i]].overwritten = true;
+    }
+  }
 }
 
 void Segment::seal(bool assume_live) {

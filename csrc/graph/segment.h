@@ -87,7 +87,8 @@ class Segment {
     return capture_ != 0 && blocks_[buffer]->first_capture.load() == capture_;
   }
   size_t buffers() const { return blocks_.size(); }
-  bool written(size_t buffer) const { return states_[buffer].written; }
+  // Whether all of its content is written here before any of it is read.
+  bool overwrites(size_t buffer) const { return states_[buffer].overwritten; }
   // The Buffers that had no content before it.
   const std::vector<int32_t>& fresh() const { return fresh_; }
   Block* block(size_t buffer) const { return blocks_[buffer]; }
@@ -105,6 +106,8 @@ class Segment {
 
  private:
   int32_t number(const ViewSpec& view, bool written);
+  // Notes what a Node overwrites, once its outputs are numbered and before its inputs are.
+  void note_overwritten(const NodeSpec& node);
 
   void retain(Block& block) const;
 
@@ -125,6 +128,8 @@ class Segment {
     int64_t first_offset;
     bool written = false;
     bool several_views = false;
+    bool read = false;
+    bool overwritten = false;
   };
   std::vector<BufferState> states_;
 

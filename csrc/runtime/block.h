@@ -45,6 +45,12 @@ struct Block {
   Block* next_free = nullptr;
   void* arena = nullptr;
 
+  // Whether somebody has written it, or is to, as far as the host has come.
+  bool has_content() const {
+    return device == kHost || writer.load(std::memory_order_relaxed) != nullptr ||
+           filled_by_host.load(std::memory_order_relaxed);
+  }
+
   void retain() {
     held_elsewhere.store(true, std::memory_order_relaxed);
     references.fetch_add(1, std::memory_order_relaxed);

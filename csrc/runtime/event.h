@@ -45,6 +45,7 @@ class Event {
   // waiting stream always has something to wait for that runs.
   void block(Stream& stream) const;
   bool query() const;
+  bool is_recorded() const { return latest().mark != nullptr; }
   // Blocks the host, and raises the stream's pending failure.
   void synchronize() const;
   // Blocks the host at most until the deadline (steady clock, ns), and raises nothing. Whether the

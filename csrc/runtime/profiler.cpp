@@ -147,7 +147,9 @@ class OpTimer final : public torch::profiler::impl::ProfilerStubs {
   void record(c10::DeviceIndex* device, Mark* mark, int64_t* nanoseconds) const override {
     if (device) *device = static_cast<c10::DeviceIndex>(current_device());
     auto event = std::make_shared<Event>();
-    event->record(current_stream(current_device()));
+    // What is captured does not run: it takes no time.
+    Stream& stream = current_stream(current_device());
+    if (!stream.tail()->is_capturing()) event->record(stream);
     *mark = std::move(event);
     if (nanoseconds) *nanoseconds = trace_clock();
   }
@@ -156,6 +158,7 @@ class OpTimer final : public torch::profiler::impl::ProfilerStubs {
   float elapsed(const Mark* begin, const Mark* end) const override {
     const auto& first = *static_cast<const Event*>(begin->get());
     const auto& last = *static_cast<const Event*>(end->get());
+    if (!first.is_recorded() || !last.is_recorded()) return 0;
     first.synchronize();
     last.synchronize();
     return static_cast<float>(first.elapsed_milliseconds(last) * 1e3);

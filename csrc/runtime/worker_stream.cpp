@@ -267,7 +267,10 @@ std::exception_ptr WorkerStream::failure() const {
 
 void WorkerStream::forget_failure() { forget_failure(failure()); }
 
+// What was recorded before it is told is skipped too, so it must be in the queue.
 void WorkerStream::forget_failure(const std::exception_ptr& failure) {
+  if (failure == nullptr || this->failure() != failure) return;
+  hand_over();
   std::lock_guard<std::mutex> lock(mutex_);
   if (failure_ == nullptr || failure_ != failure) return;
   failure_ = nullptr;
@@ -277,6 +280,7 @@ void WorkerStream::forget_failure(const std::exception_ptr& failure) {
 
 void WorkerStream::raise_failure() {
   if (!failed_.load(std::memory_order_acquire)) return;
+  hand_over();
   std::exception_ptr failure;
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -1,6 +1,7 @@
 """The contracts of docs/architecture.md, one section each; the robustness that they promise last.
 Each test fails when its contract is broken."""
 
+import contextlib
 import gc
 import math
 import os
@@ -808,6 +809,94 @@ def test_what_was_never_computed_cannot_be_read(make):
         result.fill_(3)
         assert (result == 3).all().item()
     assert torch.equal(make(before), expected) and (before == 1).all().item()
+
+
+def failed_embedding():
+    return BAD_INDICES["embedding"](torch.tensor([99], device="accel"))
+
+
+def raised():
+    with pytest.raises(IndexError, match="99 is out of range"):
+        torch.accel.synchronize()
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_training_goes_on_after_a_failure_that_was_caught(is_compiled):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 8), torch.nn.Linear(8, 4)).to("accel")
+    optimizer = torch.optim.Adam(model.parameters())
+    forward = torch.compile(model, backend="accel") if is_compiled else model
+
+    def step(index):
+        optimizer.zero_grad()
+        loss = forward(torch.tensor([index], device="accel")).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    step(1).item()
+    before = [parameter.detach().cpu() for parameter in model.parameters()]
+    loss = step(99)
+    with pytest.raises(IndexError, match="99 is out of range"):
+        loss.item()
+    for parameter, expected in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter.detach().cpu(), expected)
+    assert step(2).item() > step(2).item()
+
+
+def test_what_had_content_keeps_it_through_a_failure():
+    pinned = torch.arange(8.0).pin_memory()
+    filled, there = torch.empty(6, device="accel"), torch.zeros(3, device="accel")
+    torch.accel.synchronize()
+    fresh = torch.zeros(4, device="accel")
+    filled[:3] = 1
+    bad = failed_embedding()
+    fresh.add_(bad.sum())
+    filled[3:] = bad.flatten()[:3]
+    pinned[4:].copy_(there.new_ones(4), non_blocking=True)
+    for _ in range(300):  # recorded, and not yet handed over
+        there = there.add_(bad.sum())
+    raised()
+    assert pinned.tolist() == list(range(8))
+    assert there.tolist() == [0, 0, 0]
+    # In one kernel with what made it, it has no value either.
+    for tensor, expected in ((fresh, [0, 0, 0, 0]), (filled[:3], [1, 1, 1])):
+        with contextlib.suppress(RuntimeError):
+            assert tensor.tolist() == expected
+
+
+def test_what_has_no_value_stays_so_until_all_of_it_is_overwritten():
+    compiled = torch.compile(lambda x, y: x.copy_(y * 2), backend="accel")
+    source = torch.ones(4, dtype=torch.int64, device="accel")
+    compiled(torch.zeros_like(source), source)
+    graph, out = torch.accel.Graph(), torch.zeros_like(source)
+    with torch.accel.graph(graph):
+        out.copy_(source)
+
+    failed_embedding()
+    given = torch.empty_like(source)
+    compiled(given, source)
+    lost = torch.ones_like(source)
+    raised()
+    for tensor in (given, lost):
+        for change in (
+            lambda x: x.add_(5),
+            lambda x: x[:1].fill_(7),
+            lambda x: x.mul_(source),
+        ):
+            change(tensor)
+            with pytest.raises(RuntimeError, match=NO_VALUE):
+                tensor.tolist()
+        bad = failed_embedding()
+        tensor.copy_(bad.sum().expand(4))
+        raised()
+        with pytest.raises(RuntimeError, match=NO_VALUE):
+            tensor.tolist()
+        tensor.copy_(source)
+        assert tensor.tolist() == [1, 1, 1, 1]
+    graph.replay()
+    assert out.tolist() == [1, 1, 1, 1]
 
 
 def test_out_of_memory_tells_the_figures_and_harms_nothing():

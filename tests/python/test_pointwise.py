@@ -3,7 +3,7 @@ that a tensor's dtype does not hold, more dimensions than a kernel walks, argume
 
 import pytest
 import torch
-from compare import assert_as_on_cpu
+from compare import assert_as_on_cpu, assert_same_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -120,3 +120,20 @@ def test_a_host_op_s_refusal_is_raised_at_the_call_after_a_run_without_dimension
     torch.tensor(True, device="accel").cumsum_(0)
     with pytest.raises(NotImplementedError):
         torch.tensor([True, False], device="accel").cumsum_(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16], ids=str)
+def test_numbers_that_the_dtype_does_not_hold_are_refused_where_the_cpu_refuses_them(dtype):
+    def full(device):
+        torch.full((2,), 70000, dtype=dtype, device=device)
+
+    def masked_fill(device):
+        x = torch.ones(2, dtype=dtype, device=device)
+        x.masked_fill_(x > 0, 70000)
+
+    for call in (full, masked_fill):
+        assert_same_error(call)
+
+
+def test_a_bound_that_an_integer_does_not_hold_is_refused():
+    assert_same_error(lambda device: torch.ones(2, dtype=torch.int8, device=device).clamp(max=300))
