@@ -33,7 +33,6 @@ static void execute(const Step* begin, const Step* end, Frame& frame) {
       ++step;
       continue;
     }
-    frame.borrowed &= step->live;
     step->kernel(step->instruction, frame);
   }
 }
