@@ -226,10 +226,13 @@ def reshape_views(graph: fx.GraphModule) -> None:
     (softplus_backward of a transposed gradient). Where the layout allows no view of such a result,
     its elements are copied, as they are where inductor runs the graph."""
     views = (_aten.view.default, _aten._unsafe_view.default)
+    changed = False
     for node in graph.graph.nodes:
         if node.target in views:
             node.target = _aten.reshape.default
-    graph.recompile()
+            changed = True
+    if changed:
+        graph.recompile()
 
 
 def _may_be_view(node: fx.Node) -> bool:

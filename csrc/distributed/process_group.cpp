@@ -76,9 +76,7 @@ class OperationCommand final : public runtime::Command {
       set_failure(std::current_exception());
       throw;
     }
-    for (runtime::Block* block : overwritten_) {
-      if (block->lost.load(std::memory_order_relaxed)) block->lost = false;
-    }
+    for (runtime::Block* block : overwritten_) graph::regain(*block);
     note_ended(flight_);
     if (is_traced) {
       runtime::trace(stream_, name_of(operation_.kind), begin, traced_);

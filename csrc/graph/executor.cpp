@@ -70,8 +70,7 @@ class SegmentCommand final : public runtime::Command {
       throw;
     }
     for (size_t i = 0; i < segment_->buffers(); ++i) {
-      Block& block = *segment_->block(i);
-      if (block.lost.load(std::memory_order_relaxed) && segment_->overwrites(i)) block.lost = false;
+      if (segment_->overwrites(i)) regain(*segment_->block(i));
     }
   }
 

@@ -22,5 +22,10 @@ void run_plan(runtime::Stream& stream, const Plan& plan, runtime::Arguments argu
 
 // Of a Block whose first content is not computed: nothing of what was there before shows.
 void lose(Block& block);
+// Of a Block all of whose content has been computed.
+inline void regain(Block& block) {
+  if (block.lost.load(std::memory_order_relaxed)) [[unlikely]]
+    block.lost.store(false, std::memory_order_release);
+}
 
 }  // namespace accel::graph

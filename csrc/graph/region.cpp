@@ -77,9 +77,7 @@ class Region::Run final : public runtime::Command {
       skip();
       throw;
     }
-    for (Block* block : overwritten_) {
-      if (block->lost.load(std::memory_order_relaxed)) block->lost = false;
-    }
+    for (Block* block : overwritten_) regain(*block);
   }
 
   void skip() override {

@@ -26,7 +26,7 @@ inline bool is_tracing() { return g_is_tracing.load(std::memory_order_relaxed); 
 int64_t trace_clock();
 
 // Any thread.
-void trace(const Stream& stream, std::string name, int64_t begin, int64_t operation = 0);
+void trace(const Stream& stream, std::string name, int64_t begin, int64_t operation);
 
 // The innermost op of the calling thread that a profiler has numbered, or 0.
 int64_t traced_operation();
